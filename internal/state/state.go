@@ -1,0 +1,66 @@
+// Package state is the observed World: what is there now, as data. The engine
+// fills it (Observe), the planner and the ui read it. It does no I/O.
+package state
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+)
+
+// World is one stack as it was found.
+type World struct {
+	Stack     string
+	Instances []Instance // sorted by Name
+	Volumes   []Volume   // named volumes that exist, sorted by Name
+	Images    []Image    // what the references of the stack resolve to locally, sorted by Ref
+}
+
+// Instance is one replica of one container, as its record, its lock and its
+// shim show it.
+type Instance struct {
+	Container string `json:"container"` // the declared name: "web"
+	Name      string `json:"name"`      // "web-1"
+	Index     int    `json:"index"`     // from 1
+
+	State  lifecycle.State `json:"state"`
+	Health string          `json:"health,omitempty"` // "", "starting", "healthy", "unhealthy"
+	Cause  string          `json:"cause,omitempty"`  // why it is Stopped or Errored, in the user's words
+	Exit   *Exit           `json:"exit,omitempty"`   // set once the process ended
+
+	// Spec is the normalised, versioned declaration it was made from, as
+	// planner.EncodeSpec wrote it.
+	Spec  json.RawMessage `json:"spec,omitempty"`
+	Image string          `json:"image,omitempty"` // digest of the image it was made from; "" for a rootfs
+
+	Created  time.Time `json:"created,omitzero"`
+	Started  time.Time `json:"started,omitzero"`
+	Finished time.Time `json:"finished,omitzero"`
+	Boots    int       `json:"boots,omitempty"` // how often a machine was booted for it
+	PID      int       `json:"pid,omitempty"`   // of the shim, for the reader only; never a sign of life
+
+	// Broken says why the record could not be read. State is Errored then, and
+	// nothing but removal is planned for it.
+	Broken string `json:"broken,omitempty"`
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Code   int       `json:"code"`             // its status, or 128+n for signal n
+	Signal string    `json:"signal,omitempty"` // "SIGKILL" where a signal ended it
+	OOM    bool      `json:"oom,omitempty"`    // the memory limit ended it
+	At     time.Time `json:"at"`
+}
+
+// Volume is a named volume that exists.
+type Volume struct {
+	Name string `json:"name"`
+	Size int64  `json:"size"` // bytes the guest sees
+}
+
+// Image is what a reference means locally.
+type Image struct {
+	Ref    string `json:"ref"`
+	Digest string `json:"digest"`
+}

@@ -1,0 +1,123 @@
+// Package spec reads stack files: YAML in, a validated, resolved and normalised
+// Stack out, or findings that say where and what to do. Its I/O is reading the
+// files it is given and checking that named sources exist.
+package spec
+
+import (
+	"time"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
+)
+
+// Stack is a stack file after everything in it was resolved: defaults are
+// applied, paths are absolute, strings are split, names are checked.
+type Stack struct {
+	Name       string               `json:"name"`
+	Dir        string               `json:"dir"` // absolute folder of the first file; relative paths start there
+	Containers map[string]Container `json:"containers"`
+	Volumes    map[string]Volume    `json:"volumes,omitempty"`
+}
+
+// Container is one declared container. Its JSON form is what is stored with an
+// instance and diffed field by field: a field's JSON name is its key in the
+// language, and every field is normal (sorted, absolute, defaulted), so that
+// equal meaning is equal bytes.
+type Container struct {
+	Image  string  `json:"image,omitempty"`
+	RootFS *RootFS `json:"rootfs,omitempty"`
+	// Pull is "missing", "always" or "never".
+	Pull string `json:"pull,omitempty"`
+
+	// Command and Entrypoint: nil means what the image says, empty means none.
+	Command     []string          `json:"command"`
+	Entrypoint  []string          `json:"entrypoint"`
+	Environment map[string]string `json:"environment,omitempty"`
+	WorkingDir  string            `json:"working_dir,omitempty"`
+	User        string            `json:"user,omitempty"` // uid, uid:gid, name or name:group
+	StopSignal  string            `json:"stop_signal,omitempty"`
+	// StopGracePeriod is how long the process may take between the stop signal
+	// and SIGKILL. Default 10 s.
+	StopGracePeriod time.Duration `json:"stop_grace_period"`
+
+	// CPUs is the limit of the container in CPUs, at least 0.01; the machine has
+	// that many processors, rounded up, at most what the host has.
+	CPUs float64 `json:"cpus"`
+	// Memory is the limit of the container in bytes. The machine gets more.
+	Memory uint64 `json:"memory"`
+
+	Hostname  string                `json:"hostname,omitempty"` // "": the instance's name
+	Mounts    []Mount               `json:"mounts,omitempty"`
+	DependsOn map[string]Dependency `json:"depends_on,omitempty"`
+	Restart   Restart               `json:"restart"`
+	Replicas  int                   `json:"replicas"`
+	Labels    map[string]string     `json:"labels,omitempty"`
+}
+
+// RootFS names a root filesystem that is not an image: exactly one field is set.
+type RootFS struct {
+	Tar       string `json:"tar,omitempty"`       // absolute path of a (compressed) tar
+	Directory string `json:"directory,omitempty"` // absolute path of a folder
+	Block     string `json:"block,omitempty"`     // absolute path of a raw ext4 or erofs image
+}
+
+// Mount is one entry of mounts, in the order of the file.
+type Mount struct {
+	// Type is "volume", "tmpfs", or a filesystem type of the guest's kernel as
+	// in the OCI runtime-spec ("proc", "sysfs", ...).
+	Type        string   `json:"type"`
+	Source      string   `json:"source,omitempty"` // the volume's name for "volume"
+	Destination string   `json:"destination"`      // absolute, clean
+	Options     []string `json:"options,omitempty"`
+}
+
+// Dependency says when a dependent may start.
+type Dependency struct {
+	Condition Condition `json:"condition"`
+	Required  bool      `json:"required"` // false: go on without it where it is not there or fails
+	Restart   bool      `json:"restart"`  // restart the dependent when the dependency is replaced
+}
+
+// Condition is what a dependent waits for.
+type Condition string
+
+// The conditions. Compose's "service_" names mean the same and are normalised.
+const (
+	ConditionStarted   Condition = "started"
+	ConditionHealthy   Condition = "healthy"
+	ConditionCompleted Condition = "completed"
+)
+
+// Restart is the restart policy: "no", "always", "on-failure", "unless-stopped".
+type Restart struct {
+	Policy string `json:"policy"`
+	Max    int    `json:"max,omitempty"` // attempts of on-failure; 0: no limit
+}
+
+// Volume is a declared named volume.
+type Volume struct {
+	Size uint64 `json:"size"` // bytes the guest sees
+}
+
+// Options say where a stack comes from.
+type Options struct {
+	// Files are the stack files in order; "-" is Stdin. Empty: the first of the
+	// known names in Dir or a folder above it.
+	Files []string
+	// Name overrides the stack's name.
+	Name string
+	// Dir is where the search starts and, where set by the user, what relative
+	// paths in the first file are relative to.
+	Dir string
+	// Stdin is read for the file "-".
+	Stdin []byte
+	// LookupEnv answers variables for ${VAR}; .env beside the first file is
+	// consulted after it.
+	LookupEnv func(string) (string, bool)
+}
+
+// Loaded is a stack and what was noticed on the way (warnings).
+type Loaded struct {
+	Stack    *Stack
+	Files    []string // absolute paths read, in order
+	Findings diag.Findings
+}

@@ -1,0 +1,150 @@
+// Package vmm is what a virtual machine is to vzcompose: a Config that decides
+// everything before the machine exists, a Driver that boots it, and a Machine
+// that can be dialled. It is pure data and interfaces and compiles everywhere;
+// the drivers are vmm/qemu, vmm/vz and the in-memory vmm/vmmfake, and all pass
+// the suite vmm/vmmtest.
+//
+// A machine is generic: nothing of the instance it serves may be in its kernel,
+// initramfs or command line, so that a driver is free to restore it from a
+// saved template, and to attach the disks afterwards.
+package vmm
+
+import (
+	"context"
+	"net"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+// AgentPort is the vsock port on which the agent in a machine listens.
+const AgentPort = 1024
+
+// Config describes one machine. Paths are of the host and never cross to the
+// guest. A driver does not change or keep it.
+type Config struct {
+	// Name is for process titles and error texts; the guest does not see it.
+	Name string
+	// CPUs is the number of virtual processors, at least 1.
+	CPUs int
+	// Memory is the machine's RAM in bytes, a multiple of 1 MiB.
+	Memory uint64
+	// Kernel is the path of an uncompressed kernel image for the host's
+	// architecture: an ELF vmlinux on amd64, an Image on arm64.
+	Kernel string
+	// Initramfs is the path of the initial root: the agent as /init and the
+	// modules it loads.
+	Initramfs string
+	// KernelArgs are added to the driver's own kernel command line.
+	KernelArgs []string
+	// Console is the path of the file to which the machine's console is
+	// appended; "" discards it.
+	Console string
+	// Disks are there when Boot returns or soon after; the agent finds them by
+	// their ID and waits for them.
+	Disks []Disk
+}
+
+// Disk is a raw disk image.
+type Disk struct {
+	// ID is the serial number by which the guest knows it: 1 to 20 of
+	// [a-z0-9-], unique in the machine.
+	ID string
+	// Path of the raw image on the host.
+	Path string
+	// ReadOnly is enforced on the host. Several machines may share a read-only
+	// disk; a writable one belongs to one machine at a time.
+	ReadOnly bool
+}
+
+// Driver makes machines.
+type Driver interface {
+	// Check answers what this driver cannot do of cfg, without side effects:
+	// errs.InvalidArgument or errs.Unsupported.
+	Check(cfg *Config) error
+	// Boot makes a machine and lets it run. It returns once the machine exists;
+	// the agent is there when Dial to AgentPort succeeds. On error nothing is
+	// left behind. ctx bounds Boot itself, not the machine's life.
+	Boot(ctx context.Context, cfg *Config) (Machine, error)
+}
+
+// Machine is one running machine. Whoever booted it must call Kill (or Stop)
+// and Wait. All methods may be called at any time from any goroutine; after the
+// machine's end, Dial and Listen answer errs.Unavailable.
+type Machine interface {
+	// Dial connects to a guest vsock port. While the guest's driver is not up
+	// it waits, until ctx ends; a port on which nobody listens is
+	// errs.Unavailable at once. The caller owns the connection. Half-close is
+	// not available on every driver: protocols carry their own end-of-stream.
+	Dial(ctx context.Context, port uint32) (net.Conn, error)
+	// Listen takes connections that the guest makes to a host port.
+	Listen(port uint32) (net.Listener, error)
+	// Stop ends the machine from outside (power off for the driver's process)
+	// and waits until it is gone, or ctx ends. For an orderly end the agent is
+	// asked first; this is not that.
+	Stop(ctx context.Context) error
+	// Kill ends the machine at once. It is idempotent and does not wait.
+	Kill() error
+	// Wait answers when the machine is gone, to every caller the same, for
+	// ever: nil after a power-off by the guest or Stop or Kill, otherwise what
+	// went wrong with it. If ctx ends first, ctx's error.
+	Wait(ctx context.Context) error
+}
+
+// Attacher is the optional ability to plug a disk into a running machine.
+type Attacher interface {
+	AttachDisk(ctx context.Context, d Disk) error
+	DetachDisk(ctx context.Context, id string) error
+}
+
+// Describer is the optional ability of a driver to say what it found on this
+// host. It is for `vzcompose doctor`.
+type Describer interface {
+	Describe(ctx context.Context) Description
+}
+
+// Description is what a driver can do on this host.
+type Description struct {
+	Driver       string   `json:"driver"`       // "qemu"
+	Version      string   `json:"version"`      // of the program or framework behind it; "" where missing
+	Acceleration string   `json:"acceleration"` // "kvm", "tcg", "hvf"
+	Reason       string   `json:"reason"`       // why that acceleration
+	Problems     []string `json:"problems"`     // what keeps it from working, each with what to do
+}
+
+// Check answers what is wrong with c for any driver.
+func (c *Config) Check() error {
+	switch {
+	case c.CPUs < 1:
+		return errs.New(errs.InvalidArgument, "machine with %d cpus", c.CPUs)
+	case c.Memory == 0 || c.Memory%(1<<20) != 0:
+		return errs.New(errs.InvalidArgument, "machine memory of %d bytes is not a multiple of 1 MiB", c.Memory)
+	case c.Kernel == "" || c.Initramfs == "":
+		return errs.New(errs.InvalidArgument, "machine without a kernel or an initramfs")
+	}
+	seen := map[string]bool{}
+	for _, d := range c.Disks {
+		if err := d.Check(); err != nil {
+			return err
+		}
+		if seen[d.ID] {
+			return errs.New(errs.InvalidArgument, "two disks with the id %q", d.ID)
+		}
+		seen[d.ID] = true
+	}
+	return nil
+}
+
+// Check answers what is wrong with d for any driver.
+func (d Disk) Check() error {
+	if d.Path == "" {
+		return errs.New(errs.InvalidArgument, "disk %q without a path", d.ID)
+	}
+	ok := len(d.ID) >= 1 && len(d.ID) <= 20
+	for _, r := range d.ID {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')
+	}
+	if !ok {
+		return errs.New(errs.InvalidArgument, "disk id %q is not 1 to 20 of [a-z0-9-]", d.ID)
+	}
+	return nil
+}
