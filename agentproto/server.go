@@ -1,0 +1,41 @@
+package agentproto
+
+import (
+	"context"
+
+	"github.com/vzcompose/vzcompose/internal/wire"
+)
+
+// Agent is what answers the host: internal/guest in a machine, and a fake.
+type Agent interface {
+	Setup(context.Context, Setup) (SetupResult, error)
+	Start(context.Context, Start) (Started, error)
+	Signal(context.Context, Signal) (Empty, error)
+	Wait(context.Context, Wait) (Exit, error)
+	Release(context.Context, Release) (Empty, error)
+	PowerOff(context.Context, PowerOff) (Empty, error)
+	Log(context.Context, Empty) (Log, error)
+}
+
+// NewServer is the skeleton of the agent's side: it answers a's methods and
+// gives streams to open. greet is told of each control connection and how to
+// send it notices (NoticeExit).
+func NewServer(a Agent, build string, open func(token string, s *wire.Stream) error,
+	greet func(ctx context.Context, notify func(topic string, body any) error)) *wire.Server {
+	return &wire.Server{
+		Protocol: Protocol,
+		Version:  Version,
+		Build:    build,
+		Open:     open,
+		Greet:    greet,
+		Methods: map[string]wire.Method{
+			MethodSetup:    wire.Handle(a.Setup),
+			MethodStart:    wire.Handle(a.Start),
+			MethodSignal:   wire.Handle(a.Signal),
+			MethodWait:     wire.Handle(a.Wait),
+			MethodRelease:  wire.Handle(a.Release),
+			MethodPowerOff: wire.Handle(a.PowerOff),
+			MethodLog:      wire.Handle(a.Log),
+		},
+	}
+}

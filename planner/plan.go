@@ -1,0 +1,134 @@
+// Package planner computes what must change: Plan(desired, observed, options).
+// It is pure: no I/O, no clock, no randomness, no contexts. The same inputs give
+// the same plan, to the byte.
+package planner
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// Op is one change to one thing. The set is closed: the types of this file.
+type Op interface {
+	Verb() string    // what the user is told: "create"
+	Subject() string // what it is done to: "container/web-1"
+	op()
+}
+
+// Target names an instance.
+type Target struct {
+	Container string // "web"
+	Instance  string // "web-1"
+	Index     int    // from 1
+}
+
+// The operations.
+type (
+	// Pull makes an image available locally: pulled where it is missing (or
+	// always, as Policy says), and its root filesystem built.
+	Pull struct {
+		Ref    string
+		Policy string // "missing", "always", "never"
+	}
+	// CreateVolume makes a named volume.
+	CreateVolume struct {
+		Name string
+		Size uint64 // bytes
+	}
+	// RemoveVolume destroys a named volume and what is in it.
+	RemoveVolume struct{ Name string }
+	// Create makes an instance's record and its writable layer.
+	Create struct {
+		Target
+		Spec spec.Container
+	}
+	// Update gives an existing, stopped instance a new spec and keeps its
+	// writable layer.
+	Update struct {
+		Target
+		Spec spec.Container
+	}
+	// Start boots the machine and starts the process.
+	Start struct {
+		Target
+		CPUs   float64 // for admission: what the machine takes while it boots
+		Memory uint64  // bytes
+	}
+	// Await holds its dependents until a condition is true of an instance.
+	Await struct {
+		Target
+		Condition spec.Condition
+	}
+	// Stop ends the process, then the machine. The record stays.
+	Stop struct{ Target }
+	// Remove deletes the record and the writable layer of a stopped instance.
+	Remove struct{ Target }
+)
+
+// Subject and Verb of each operation.
+func (t Target) Subject() string       { return "container/" + t.Instance }
+func (o Pull) Subject() string         { return "image/" + o.Ref }
+func (o CreateVolume) Subject() string { return "volume/" + o.Name }
+func (o RemoveVolume) Subject() string { return "volume/" + o.Name }
+
+func (Pull) Verb() string         { return "pull" }
+func (CreateVolume) Verb() string { return "create" }
+func (RemoveVolume) Verb() string { return "remove" }
+func (Create) Verb() string       { return "create" }
+func (Update) Verb() string       { return "update" }
+func (Start) Verb() string        { return "start" }
+func (o Await) Verb() string      { return "await " + string(o.Condition) }
+func (Stop) Verb() string         { return "stop" }
+func (Remove) Verb() string       { return "remove" }
+
+func (Pull) op()         {}
+func (CreateVolume) op() {}
+func (RemoveVolume) op() {}
+func (Create) op()       {}
+func (Update) op()       {}
+func (Start) op()        {}
+func (Await) op()        {}
+func (Stop) op()         {}
+func (Remove) op()       {}
+
+// Step is an operation in its place.
+type Step struct {
+	// ID counts from 1.
+	ID int
+	Op Op
+	// After are the steps that must have succeeded first. All are smaller than
+	// ID: the order of a plan is topological.
+	After []int
+	// Cause says why, in the user's words: "memory 512MiB → 1GiB".
+	Cause string
+}
+
+// Plan is a graph of steps, in topological order.
+type Plan struct {
+	Stack string
+	Steps []Step
+}
+
+// Empty reports whether there is nothing to do.
+func (p *Plan) Empty() bool { return len(p.Steps) == 0 }
+
+// String is what tests compare and `vzcompose plan` is made from.
+func (p *Plan) String() string {
+	var b strings.Builder
+	for _, s := range p.Steps {
+		fmt.Fprintf(&b, "#%d %s %s", s.ID, s.Op.Verb(), s.Op.Subject())
+		if len(s.After) > 0 {
+			fmt.Fprintf(&b, " after %v", s.After)
+		}
+		fmt.Fprintf(&b, " (%s)\n", s.Cause)
+	}
+	return b.String()
+}
+
+func (p *Plan) add(op Op, cause string, after ...int) int {
+	id := len(p.Steps) + 1
+	p.Steps = append(p.Steps, Step{ID: id, Op: op, After: after, Cause: cause})
+	return id
+}
