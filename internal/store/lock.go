@@ -1,0 +1,62 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+// Lock is an exclusive lock on a file, held until Release or the end of the
+// process, however it ends.
+type Lock struct{ f *os.File }
+
+// TryLock takes the lock on path, or answers errs.FailedPrecondition where
+// somebody has it. The file stays behind; it means nothing by itself.
+func TryLock(path string) (*Lock, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(f); err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	return &Lock{f}, nil
+}
+
+// WaitLock is TryLock that waits until ctx ends.
+func WaitLock(ctx context.Context, path string) (*Lock, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		l, err := TryLock(path)
+		if !errs.Is(err, errs.FailedPrecondition) {
+			return l, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("await the lock %s: %w", path, context.Cause(ctx))
+		}
+	}
+}
+
+// Release gives the lock up.
+func (l *Lock) Release() { _ = l.f.Close() } // closing is releasing; it has no other effect
+
+// Held reports whether somebody has the lock on path. It takes nothing, so that
+// asking never stands in anybody's way.
+func Held(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if os.IsNotExist(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	return lockHeld(f)
+}

@@ -1,0 +1,257 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/state"
+)
+
+// Version of the records. A reader refuses any other.
+const Version = 1
+
+// maxRecord bounds a record, in bytes.
+const maxRecord = 8 << 20
+
+// Stack is the record of a stack: stack.json.
+type Stack struct {
+	Version int       `json:"version"`
+	Name    string    `json:"name"`
+	Dir     string    `json:"dir"`   // of the stack file
+	Files   []string  `json:"files"` // absolute
+	Created time.Time `json:"created"`
+}
+
+// Instance is what an instance is to be: config.json. The engine writes it,
+// while no shim is alive.
+type Instance struct {
+	Version   int             `json:"version"`
+	Stack     string          `json:"stack"`
+	Container string          `json:"container"`
+	Name      string          `json:"name"`
+	Index     int             `json:"index"`
+	Spec      json.RawMessage `json:"spec"`            // the normalised declaration, as stored by spec
+	Image     string          `json:"image,omitempty"` // digest
+	Created   time.Time       `json:"created"`
+
+	CPUs    int    `json:"cpus"`   // processors of the machine
+	Memory  uint64 `json:"memory"` // of the machine, in bytes
+	Root    string `json:"root"`   // path of the read-only root disk
+	Volumes []Disk `json:"volumes,omitempty"`
+
+	Runtime     *specs.Spec   `json:"runtime"` // the OCI runtime-spec of its process
+	User        string        `json:"user,omitempty"`
+	StopSignal  int           `json:"stop_signal"` // Linux number
+	StopTimeout time.Duration `json:"stop_timeout"`
+}
+
+// Disk is a named volume as a disk of the machine.
+type Disk struct {
+	ID       string `json:"id"`
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// State is what an instance is: state.json. Its shim alone writes it.
+type State struct {
+	Version  int             `json:"version"`
+	State    lifecycle.State `json:"state"`
+	Cause    string          `json:"cause,omitempty"`
+	Exit     *state.Exit     `json:"exit,omitempty"`
+	Started  time.Time       `json:"started,omitzero"`
+	Finished time.Time       `json:"finished,omitzero"`
+	Boots    int             `json:"boots"`
+	PID      int             `json:"pid"` // of the shim; for people
+	Phases   []Phase         `json:"phases,omitempty"`
+}
+
+// Phase is a span of the last start, counted from the shim's first instruction.
+type Phase struct {
+	Name     string        `json:"name"`
+	Start    time.Duration `json:"start"`
+	Duration time.Duration `json:"duration"`
+}
+
+// WriteStack records a stack.
+func (h Home) WriteStack(s Stack) error {
+	s.Version = Version
+	if err := os.MkdirAll(h.Stack(s.Name), 0o700); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(h.Stack(s.Name), "stack.json"), s)
+}
+
+// ReadStack reads the record of a stack.
+func (h Home) ReadStack(name string) (s Stack, err error) {
+	err = readJSON(filepath.Join(h.Stack(name), "stack.json"), &s)
+	return s, err
+}
+
+// WriteInstance records what an instance is to be. Its folder must exist.
+func (h Home) WriteInstance(i Instance) error {
+	i.Version = Version
+	return writeJSON(filepath.Join(h.Instance(i.Stack, i.Name), "config.json"), i)
+}
+
+// ReadInstance reads it. errs.NotFound: it was never finished.
+func (h Home) ReadInstance(stack, name string) (i Instance, err error) {
+	err = readJSON(filepath.Join(h.Instance(stack, name), "config.json"), &i)
+	return i, err
+}
+
+// WriteState records what an instance is.
+func (h Home) WriteState(stack, name string, s State) error {
+	s.Version = Version
+	return writeJSON(filepath.Join(h.Instance(stack, name), "state.json"), s)
+}
+
+// ReadState reads it. Where there is none the instance never had a shim: it is
+// Initialized.
+func (h Home) ReadState(stack, name string) (s State, err error) {
+	err = readJSON(filepath.Join(h.Instance(stack, name), "state.json"), &s)
+	if errs.Is(err, errs.NotFound) {
+		return State{Version: Version, State: lifecycle.Initialized}, nil
+	}
+	return s, err
+}
+
+// ListStacks answers the names of the stacks that have a folder, sorted.
+func (h Home) ListStacks() ([]string, error) { return folders(h.Stacks()) }
+
+// ListInstances answers the names of a stack's instances that have a folder,
+// half-made ones too, sorted.
+func (h Home) ListInstances(stack string) ([]string, error) { return folders(h.Stack(stack)) }
+
+func folders(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// LockInstance takes the lock that a live shim holds.
+func (h Home) LockInstance(stack, name string) (*Lock, error) {
+	return TryLock(filepath.Join(h.Instance(stack, name), "lock"))
+}
+
+// Alive reports whether an instance has a shim.
+func (h Home) Alive(stack, name string) (bool, error) {
+	return Held(filepath.Join(h.Instance(stack, name), "lock"))
+}
+
+// RemoveInstance deletes an instance's folder, its record first, so that what
+// is left by an interruption is seen as half-made.
+func (h Home) RemoveInstance(stack, name string) error {
+	dir := h.Instance(stack, name)
+	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil && !os.IsNotExist(err) {
+		return err
+	}
+	return os.RemoveAll(dir)
+}
+
+// RemoveStack deletes a stack's folder where no instance is left in it.
+func (h Home) RemoveStack(name string) error {
+	left, err := h.ListInstances(name)
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	return os.RemoveAll(h.Stack(name))
+}
+
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return errs.New(errs.Internal, "encode %s: %w", filepath.Base(path), err)
+	}
+	return WriteFile(path, append(b, '\n'))
+}
+
+// WriteFile puts b at path, whole or not at all, with mode 0600.
+func WriteFile(path string, b []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name()) // the write's error is the one to tell
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func readJSON(path string, v any) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
+	if err != nil {
+		return err
+	}
+	if len(b) > maxRecord {
+		return errs.New(errs.DataLoss, "%s is larger than %d bytes", path, maxRecord)
+	}
+	var head struct {
+		Version int `json:"version"`
+	}
+	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&head); err != nil {
+		return errs.New(errs.DataLoss, "%s cannot be read: %w", path, err)
+	}
+	if head.Version != Version {
+		return errs.New(errs.Unsupported, "%s has version %d, this program reads %d", path, head.Version, Version)
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return errs.New(errs.DataLoss, "%s cannot be read: %w", path, err)
+	}
+	return nil
+}
+
+// LockStack takes the lock under which a stack is changed, and waits for whom
+// has it until ctx ends; waiting (may be nil) is told once. The stack's folder
+// is made.
+func (h Home) LockStack(ctx context.Context, name string, waiting func()) (*Lock, error) {
+	if err := os.MkdirAll(h.Stack(name), 0o700); err != nil {
+		return nil, err
+	}
+	l, err := TryLock(h.stackLock(name))
+	if !errs.Is(err, errs.FailedPrecondition) {
+		return l, err
+	}
+	if waiting != nil {
+		waiting()
+	}
+	return WaitLock(ctx, h.stackLock(name))
+}

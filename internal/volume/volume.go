@@ -1,0 +1,66 @@
+package volume
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/state"
+)
+
+// Store holds the named volumes of one stack, in a folder.
+type Store struct{ dir string }
+
+// New answers the store in dir, which need not exist.
+func New(dir string) *Store { return &Store{dir} }
+
+const suffix = ".img"
+
+// Path is where the volume called name is.
+func (s *Store) Path(name string) string { return filepath.Join(s.dir, name+suffix) }
+
+// Create makes a volume; one that is there is left as it is.
+func (s *Store) Create(name string, size uint64) error {
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return fmt.Errorf("create volume %s: %w", name, err)
+	}
+	if err := Create(s.Path(name), size); err != nil && !errs.Is(err, errs.AlreadyExists) {
+		return fmt.Errorf("create volume %s: %w", name, err)
+	}
+	return nil
+}
+
+// Remove destroys a volume and what is in it; one that is not there is fine.
+func (s *Store) Remove(name string) error {
+	if err := os.Remove(s.Path(name)); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("remove volume %s: %w", name, err)
+	}
+	_ = os.Remove(s.dir) // where it was the last
+	return nil
+}
+
+// List answers the volumes, sorted by name.
+func (s *Store) List() ([]state.Volume, error) {
+	entries, err := os.ReadDir(s.dir)
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	var all []state.Volume
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), suffix)
+		if !ok || strings.HasPrefix(name, ".") {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, fmt.Errorf("list volumes: %w", err)
+		}
+		all = append(all, state.Volume{Name: name, Size: info.Size()})
+	}
+	return all, nil
+}

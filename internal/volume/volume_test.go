@@ -1,0 +1,67 @@
+package volume
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+func TestEveryTemplateIsASoundFilesystemAndSparse(t *testing.T) {
+	e2fsck, _ := exec.LookPath("e2fsck")
+	for _, mib := range sizes() {
+		path := filepath.Join(t.TempDir(), "disk.img")
+		if err := Create(path, mib<<20); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			t.Fatal(err)
+		}
+		if st.Size != int64(mib)<<20 || st.Blocks*512 > 8<<20 {
+			t.Errorf("%d MiB: %d bytes, %d of them on disk", mib, st.Size, st.Blocks*512)
+		}
+		if e2fsck == "" || mib > 8192 { // a check reads all inode tables
+			continue
+		}
+		if out, err := exec.Command(e2fsck, "-f", "-n", path).CombinedOutput(); err != nil {
+			t.Errorf("%d MiB: e2fsck: %v\n%s", mib, err, out)
+		}
+	}
+}
+
+func TestSizesRoundUpAndEndSomewhere(t *testing.T) {
+	for size, want := range map[uint64]uint64{0: 64 << 20, 64<<20 + 1: 256 << 20, 3 << 30: 4 << 30, Largest: Largest, WritableLayer: WritableLayer} {
+		if got, err := RoundUp(size); err != nil || got != want {
+			t.Errorf("%d: got %d, %v; want %d", size, got, err, want)
+		}
+	}
+	if _, err := RoundUp(Largest + 1); !errs.Is(err, errs.InvalidArgument) {
+		t.Errorf("too large: %v", err)
+	}
+}
+
+func TestStore(t *testing.T) {
+	s := New(filepath.Join(t.TempDir(), "shop"))
+	for range 2 { // what is there stays
+		if err := s.Create("cache", 1<<30); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := s.List()
+	if err != nil || len(all) != 1 || all[0].Name != "cache" || all[0].Size != 1<<30 {
+		t.Fatalf("%v, %v", all, err)
+	}
+	for range 2 {
+		if err := s.Remove("cache"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {
+		t.Errorf("the empty folder stayed: %v", err)
+	}
+}
