@@ -1,0 +1,115 @@
+package arch
+
+// row is one room: which rooms its code may import, paths relative to the
+// module. What is not listed is forbidden; tests may import what they need.
+type row struct {
+	imports []string
+	// pure: data and functions only, so that the same inputs always give the
+	// same result and a test needs nothing but values.
+	pure bool
+	// prints: may write to the process's stdout and stderr.
+	prints bool
+}
+
+// rooms is the table of the design. A package that is not here may not exist.
+func rooms() map[string]row {
+	return map[string]row{
+		// vocabulary
+		"schema":             {},
+		"relay":              {},
+		"internal/errs":      {},
+		"internal/diag":      {pure: true},
+		"internal/event":     {},
+		"internal/lifecycle": {pure: true},
+		"internal/undo":      {},
+		"internal/state":     {pure: true, imports: []string{"internal/lifecycle"}},
+		"internal/arch":      {},
+
+		// the wire
+		"internal/wire":      {imports: []string{"internal/errs"}},
+		"internal/shimproto": {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
+		"agentproto":         {imports: []string{"internal/errs", "internal/wire"}},
+
+		// what is wanted, and what is to be done for it
+		"spec":    {imports: []string{"schema", "internal/diag"}},
+		"planner": {pure: true, imports: []string{"spec", "internal/state", "internal/diag", "internal/lifecycle"}},
+
+		// machines
+		"vmm":                {imports: []string{"internal/errs"}},
+		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
+		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
+		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
+		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/vhostuser", "vmm/qemu/vsock", "internal/errs", "internal/undo"}},
+		"vmm/qemu/vsock":     {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
+		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
+		// A driver of such devices, as a guest has one: for tests of them.
+		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
+
+		// mechanism: one resource each
+		"internal/store":       {imports: []string{"internal/errs", "internal/lifecycle", "internal/state", "internal/undo"}},
+		"internal/image":       {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo"}},
+		"internal/image/erofs": {imports: []string{"internal/errs"}},
+		"internal/kernel":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/network":     {imports: []string{"relay", "internal/errs", "internal/state", "internal/undo"}},
+		"internal/volume":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/logs":        {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/agents":      {},
+
+		// what runs: in the machine, beside it, and for a command
+		"internal/guest": {imports: []string{"agentproto", "relay", "internal/errs", "internal/wire"}},
+		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
+			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
+		"executor": {imports: []string{"planner", "internal/errs", "internal/event"}},
+		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
+			"internal/diag", "internal/errs", "internal/event", "internal/image", "internal/kernel", "internal/lifecycle",
+			"internal/logs", "internal/network", "internal/shimproto", "internal/state", "internal/store",
+			"internal/undo", "internal/volume"}},
+
+		// the user
+		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
+			"internal/lifecycle", "internal/logs", "internal/state"}},
+		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "spec", "vmm", "internal/diag",
+			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/kernel",
+			"internal/lifecycle", "internal/logs", "internal/shim", "internal/state", "internal/store", "internal/ui",
+			"internal/wire"}},
+		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
+		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},
+		"test/e2e":      {},
+	}
+}
+
+// drivers belong to one operating system each: importing one is a matter of a
+// file for that system.
+func drivers() map[string]string {
+	return map[string]string{"vmm/qemu": "linux", "vmm/vz": "darwin"}
+}
+
+// roomOf answers the row of pkg. The programs under tools check this module and
+// import nothing of it.
+func roomOf(pkg string) (row, bool) {
+	if r, ok := rooms()[pkg]; ok {
+		return r, true
+	}
+	if under(pkg, "tools") {
+		return row{prints: true}, true
+	}
+	return row{}, false
+}
+
+// impure are the imports that a pure room may not have, with what they bring.
+// net/netip is data and is fine.
+func impure() map[string]string {
+	return map[string]string{
+		"os": "the operating system", "net": "the network", "context": "waiting", "syscall": "the operating system",
+		"log": "output", "io/ioutil": "files", "math/rand": "chance", "crypto/rand": "chance", "sync": "concurrency",
+		"runtime": "the host", "embed": "files", "golang.org/x/sys": "the operating system",
+	}
+}
+
+// clock are the names of package time that read or follow a clock.
+func clock() []string {
+	return []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
+}
+
+// sleeps are the files that may call time.Sleep, each with its reason.
+func sleeps() map[string]string { return map[string]string{} }
