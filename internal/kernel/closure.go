@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,13 +54,41 @@ func lazyWants() []want {
 // moduleTree is what the module folder of one release offers.
 type moduleTree struct {
 	files   map[string]moduleFile // by canonical name
+	lists   map[string]blob       // modules.builtin and its like, until read
 	builtin map[string]bool       // canonical names of what is in the image
 	aliases map[string]bool       // other names of the same
 }
 
 type moduleFile struct {
-	path   string
+	name   string // its path in the tree
 	format compression
+	blob
+}
+
+func newTree() *moduleTree {
+	return &moduleTree{files: map[string]moduleFile{}, lists: map[string]blob{}}
+}
+
+func (t *moduleTree) empty() bool { return len(t.files) == 0 && len(t.lists) == 0 }
+
+// The lists of what is built in, as the kernel's build leaves them.
+const (
+	builtinList    = "modules.builtin"
+	builtinModinfo = "modules.builtin.modinfo"
+)
+
+// readLists learns what is built in.
+func (t *moduleTree) readLists() error {
+	text := map[string][]byte{}
+	for name, b := range t.lists {
+		read, err := b.read(maxText)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		text[name] = read
+	}
+	t.builtin, t.aliases = parseBuiltin(text[builtinList]), parseBuiltinAliases(text[builtinModinfo])
+	return nil
 }
 
 // selection is what was chosen of a tree. Names are canonical.
@@ -94,6 +123,9 @@ func newPicker(tree *moduleTree, out, arch, release string) *picker {
 // pick chooses the modules that the agent wants, each after all it depends on.
 // What is needed and missing is an error that names all of it.
 func (p *picker) pick(ctx context.Context) (selection, error) {
+	if err := p.tree.readLists(); err != nil {
+		return selection{}, err
+	}
 	sel := selection{lazy: map[string][]string{}}
 	loaded := map[string]bool{}
 	var lacking []string
@@ -244,7 +276,7 @@ func (p *picker) fits(name string, info modinfo) error {
 }
 
 func unpackModule(ctx context.Context, w io.Writer, m moduleFile) (int64, error) {
-	src, err := os.Open(m.path)
+	src, err := m.open()
 	if err != nil {
 		return 0, err
 	}
@@ -254,7 +286,7 @@ func unpackModule(ctx context.Context, w io.Writer, m moduleFile) (int64, error)
 		return 0, err
 	}
 	defer plain.Close()
-	return copyBounded(ctx, w, plain, maxModule, m.path)
+	return copyBounded(ctx, w, plain, maxModule, m.name)
 }
 
 // provider answers the module to load for a soft dependency, which may be an
@@ -292,7 +324,7 @@ func (p *picker) provider(ctx context.Context, soft string) (string, error) {
 func (p *picker) cryptoAliases(ctx context.Context) (map[string][]string, error) {
 	names := make([]string, 0, 64)
 	for name, f := range p.tree.files {
-		if filepath.Base(filepath.Dir(f.path)) == "crypto" {
+		if path.Base(path.Dir(f.name)) == "crypto" {
 			names = append(names, name)
 		}
 	}
@@ -313,7 +345,7 @@ func (p *picker) cryptoAliases(ctx context.Context) (map[string][]string, error)
 // peek reads a module's modinfo without keeping the module.
 func peek(ctx context.Context, m moduleFile) (modinfo, error) {
 	if m.format == unpacked {
-		f, err := os.Open(m.path)
+		f, err := m.open()
 		if err != nil {
 			return modinfo{}, err
 		}

@@ -2,13 +2,13 @@ package kernel
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -66,95 +66,84 @@ func arHeader(r io.ReaderAt, off int64) (name string, length int64, err error) {
 	return name, length, nil
 }
 
-// unpackDeb writes what a kernel consists of (images, modules, modules.builtin)
-// from the package src into dir, in one pass. seen is told how many bytes of
-// the package were taken in.
-func unpackDeb(ctx context.Context, src *os.File, dir string, seen func(current, total int64)) error {
-	st, err := src.Stat()
+// unpackDeb finds what a kernel consists of (images, modules, modules.builtin)
+// in the package src, in one pass, and appends it to one file at spool: no name
+// of the package is ever a name on disk. seen is told how many bytes of the
+// package were taken in.
+func unpackDeb(ctx context.Context, src io.ReaderAt, size int64, spool string, seen func(current, total int64)) (*folder, error) {
+	data, err := dataMember(src, size)
 	if err != nil {
-		return err
-	}
-	data, err := dataMember(src, st.Size())
-	if err != nil {
-		return err
+		return nil, err
 	}
 	var magic [8]byte
 	if _, err := data.ReadAt(magic[:], 0); err != nil {
-		return errs.New(errs.DataLoss, "read data.tar: %w", err)
+		return nil, errs.New(errs.DataLoss, "read data.tar: %w", err)
 	}
 	in := &ctxReader{ctx: ctx, r: data, seen: func(n int64) { seen(n, data.Size()) }}
-	plain, err := decompress(sniff(magic[:]), in)
+	plain, err := decompress(sniff(magic[:]), bufio.NewReaderSize(in, spoolBuffer))
 	if err != nil {
-		return fmt.Errorf("decompress data.tar: %w", err)
+		return nil, fmt.Errorf("decompress data.tar: %w", err)
 	}
 	defer plain.Close()
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	root, err := os.OpenRoot(dir)
+	f, err := os.OpenFile(spool, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer root.Close()
-	return unpackTar(ctx, &ctxReader{ctx: ctx, r: plain, limit: maxUnpack}, root)
+	defer f.Close()
+	w := bufio.NewWriterSize(f, spoolBuffer)
+	found, err := unpackTar(ctx, &ctxReader{ctx: ctx, r: plain, limit: maxUnpack}, w, spool)
+	if err != nil {
+		return nil, err
+	}
+	return found, w.Flush()
 }
 
-func unpackTar(ctx context.Context, r io.Reader, root *os.Root) error {
+const spoolBuffer = 1 << 20
+
+// unpackTar appends the files wanted of r to w, which is the file at spool, and
+// answers where they lie in it.
+func unpackTar(ctx context.Context, r io.Reader, w io.Writer, spool string) (*folder, error) {
+	found := newFolder()
 	tr := tar.NewReader(r)
-	left := int64(maxUnpack) // a sparse entry is longer than its bytes in r
+	var off int64
 	for range maxEntries {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return found, nil
 		}
 		if err != nil {
-			return fmt.Errorf("read data.tar: %w", err)
+			return nil, fmt.Errorf("read data.tar: %w", err)
 		}
 		limit := wanted(h)
 		if limit == 0 {
 			continue
 		}
-		n, err := unpackFile(ctx, tr, root, path.Clean(h.Name), min(limit, left))
+		// A sparse entry may be longer than its bytes in r: off is bounded too.
+		n, err := copyBounded(ctx, w, tr, min(limit, maxUnpack-off), "it")
 		if err != nil {
-			return fmt.Errorf("unpack %q: %w", h.Name, err)
+			return nil, fmt.Errorf("unpack %q: %w", h.Name, err)
 		}
-		left -= n
+		found.add(path.Clean(h.Name), blob{path: spool, off: off, size: n})
+		off += n
 	}
-	return errs.New(errs.ResourceExhausted, "the package has more than %d files", maxEntries)
+	return nil, errs.New(errs.ResourceExhausted, "the package has more than %d files", maxEntries)
 }
 
 // wanted answers how many bytes the entry may have; 0 if it is not needed.
 func wanted(h *tar.Header) int64 {
-	if h.Typeflag != tar.TypeReg || !filepath.IsLocal(h.Name) {
+	if h.Typeflag != tar.TypeReg {
 		return 0
 	}
-	base, inTree := path.Base(h.Name), releaseOf(h.Name) != ""
-	if !inTree && path.Base(path.Dir(h.Name)) != "boot" {
-		return 0
-	}
-	if _, ok := imageName(base); ok {
+	name := path.Clean(h.Name)
+	base, inTree := path.Base(name), releaseOf(name) != ""
+	if _, ok := imageName(base); ok && (inTree || path.Base(path.Dir(name)) == "boot") {
 		return maxImage
 	}
-	if !inTree {
-		return 0
-	}
-	if base == "modules.builtin" || base == "modules.builtin.modinfo" {
-		return maxText
-	}
-	if _, _, ok := moduleOf(base); ok {
+	if _, _, ok := moduleOf(base); ok && inTree {
 		return maxModule
 	}
+	if inTree && (base == builtinList || base == builtinModinfo) {
+		return maxText
+	}
 	return 0
-}
-
-func unpackFile(ctx context.Context, r io.Reader, root *os.Root, name string, limit int64) (int64, error) {
-	if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
-		return 0, err
-	}
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return 0, err
-	}
-	n, err := copyBounded(ctx, f, r, limit, name)
-	return n, errors.Join(err, f.Close())
 }

@@ -139,6 +139,39 @@ func readBounded(path string, limit int64) ([]byte, error) {
 	return b, nil
 }
 
+// blob is a run of bytes in a file: a whole file, or a part of a spool.
+type blob struct {
+	path      string
+	off, size int64
+}
+
+// open answers the bytes; the caller closes them.
+func (b blob) open() (*blobReader, error) {
+	f, err := os.Open(b.path)
+	if err != nil {
+		return nil, err
+	}
+	return &blobReader{SectionReader: io.NewSectionReader(f, b.off, b.size), Closer: f}, nil
+}
+
+type blobReader struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// read answers the bytes if there are at most limit.
+func (b blob) read(limit int64) ([]byte, error) {
+	if b.size > limit {
+		return nil, errs.New(errs.ResourceExhausted, "%s has more than %d bytes", b.path, limit)
+	}
+	r, err := b.open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(r)
+}
+
 // copyBounded copies r to w until its end, at most limit bytes, and gives up
 // when ctx ends. what names r in errors.
 func copyBounded(ctx context.Context, w io.Writer, r io.Reader, limit int64, what string) (int64, error) {

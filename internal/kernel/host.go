@@ -64,7 +64,11 @@ func noKernel(arch string, reasons []string) error {
 }
 
 // hostKernel is an installed kernel of this host.
-type hostKernel struct{ release, image, modules string }
+type hostKernel struct {
+	release string
+	image   blob
+	modules string
+}
 
 // refused is a kernel of the host that will not do.
 type refused struct {
@@ -83,13 +87,13 @@ func (s *Store) importHost(ctx context.Context) (k Kernel, tried []refused, err 
 		if err == nil || ctx.Err() != nil {
 			return k, tried, err
 		}
-		tried = append(tried, refused{h.image, err})
+		tried = append(tried, refused{h.image.path, err})
 	}
 	return Kernel{}, tried, err
 }
 
 func (h hostKernel) source() source {
-	return source{origin: h.image, image: h.image, named: h.release,
+	return source{origin: h.image.path, image: h.image, named: h.release,
 		modules: func(ctx context.Context, _ string) (*moduleTree, error) { return scanRelease(ctx, h.modules) }}
 }
 
@@ -106,7 +110,7 @@ func (s *Store) hostKernels() []hostKernel {
 			release, dir := e.Name(), filepath.Join(s.root, lib, e.Name())
 			known := slices.ContainsFunc(all, func(h hostKernel) bool { return h.release == release })
 			image := s.hostImage(release, dir)
-			if known || image == "" {
+			if known || image.path == "" {
 				continue
 			}
 			all = append(all, hostKernel{release: release, image: image, modules: dir})
@@ -125,18 +129,22 @@ func (s *Store) hostKernels() []hostKernel {
 	return all
 }
 
-// hostImage answers where the image of release lies, or "". One that may not
-// be read is answered too, so that the error can say so.
-func (s *Store) hostImage(release, modules string) string {
+// hostImage answers where the image of release lies; the zero blob if it is not
+// there. One that may not be read is answered too, so that the error can say so.
+func (s *Store) hostImage(release, modules string) blob {
 	for _, p := range []string{
 		filepath.Join(s.root, "boot", "vmlinuz-"+release),
 		filepath.Join(modules, "vmlinuz"),
 	} {
-		if _, err := os.Stat(p); !errors.Is(err, fs.ErrNotExist) {
-			return p
+		st, err := os.Stat(p)
+		if err == nil && st.Mode().IsRegular() {
+			return blob{path: p, size: st.Size()}
+		}
+		if errors.Is(err, fs.ErrPermission) {
+			return blob{path: p}
 		}
 	}
-	return ""
+	return blob{}
 }
 
 func (s *Store) runningRelease() string {

@@ -32,17 +32,13 @@ type payload struct {
 // headBytes is how much of a file tells what it is.
 const headBytes = 1 << 10
 
-// extractImage finds the kernel in src, writes it uncompressed to dst, and
-// checks that a machine can boot it. The caller closes both.
-func extractImage(ctx context.Context, src, dst *os.File, seen func(current, total int64)) (image, error) {
-	st, err := src.Stat()
-	if err != nil {
-		return image{}, err
-	}
-	if st.Size() > maxImage {
+// extractImage finds the kernel in the size bytes of src, writes it uncompressed
+// to dst, and checks that a machine can boot it. The caller closes dst.
+func extractImage(ctx context.Context, src io.ReaderAt, size int64, dst *os.File, seen func(current, total int64)) (image, error) {
+	if size > maxImage {
 		return image{}, errs.New(errs.ResourceExhausted, "the image has more than %d bytes", int64(maxImage))
 	}
-	p, err := locate(src, st.Size())
+	p, err := locate(src, size)
 	if err != nil {
 		return image{}, err
 	}

@@ -25,7 +25,7 @@ func extract(t *testing.T, data []byte) (image, []byte, error) {
 		t.Fatal(err)
 	}
 	defer dst.Close()
-	img, err := extractImage(t.Context(), src, dst, func(int64, int64) {})
+	img, err := extractImage(t.Context(), src, int64(len(data)), dst, func(int64, int64) {})
 	if err != nil {
 		return img, nil, err
 	}

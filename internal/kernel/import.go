@@ -19,7 +19,7 @@ type Progress = func(phase string, current, total int64)
 // source is what an import takes in.
 type source struct {
 	origin string
-	image  string // path
+	image  blob
 	named  string // the release the image's name carries, or ""
 	// modules answers the modules for the release found in the image; a nil
 	// tree means that all is taken to be built in.
@@ -85,45 +85,47 @@ func (s *Store) inWorkspace(ctx context.Context, fn func(work string) (Kernel, e
 
 // openSource tells what lies at path and unpacks a package into spool.
 func openSource(ctx context.Context, path, spool string, progress Progress) (source, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return source{}, err
+	}
+	if st.IsDir() {
+		found, err := scanFolder(ctx, path)
+		if err != nil {
+			return source{}, err
+		}
+		return found.source(path)
+	}
+	if !st.Mode().IsRegular() { // opening a pipe would wait for its other end
+		return source{}, errs.New(errs.InvalidArgument, "neither a file nor a folder")
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return source{}, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return source{}, err
-	}
-	if st.IsDir() {
-		return folderSource(ctx, path, path)
-	}
-	if !st.Mode().IsRegular() {
-		return source{}, errs.New(errs.InvalidArgument, "neither a file nor a folder")
-	}
 	head := make([]byte, len(arMagic))
 	if _, err := io.ReadFull(f, head); err == nil && string(head) == arMagic {
 		seen := func(current, total int64) { progress("unpack", current, total) }
-		if err := unpackDeb(ctx, f, spool, seen); err != nil {
+		found, err := unpackDeb(ctx, f, st.Size(), spool, seen)
+		if err != nil {
 			return source{}, err
 		}
-		return folderSource(ctx, spool, path)
+		return found.source(path)
 	}
 	bare := func(context.Context, string) (*moduleTree, error) { return nil, nil }
-	return source{origin: path, image: path, modules: bare}, nil
+	return source{origin: path, image: blob{path: path, size: st.Size()}, modules: bare}, nil
 }
 
-func folderSource(ctx context.Context, dir, origin string) (source, error) {
-	found, err := scanFolder(ctx, dir)
+// source answers the kernel to import of those in the folder.
+func (f *folder) source(origin string) (source, error) {
+	img, err := f.image()
 	if err != nil {
 		return source{}, err
 	}
-	img, err := found.image()
-	if err != nil {
-		return source{}, err
-	}
-	return source{origin: origin, image: img.path, named: img.release,
+	return source{origin: origin, image: img.blob, named: img.release,
 		modules: func(_ context.Context, release string) (*moduleTree, error) {
-			return found.tree(release, img.release)
+			return f.tree(release, img.release)
 		}}, nil
 }
 
@@ -163,8 +165,8 @@ func (s *Store) take(ctx context.Context, src source, out string, progress Progr
 	return s.load(r.ID)
 }
 
-func takeImage(ctx context.Context, from, to string, progress Progress) (image, error) {
-	src, err := os.Open(from)
+func takeImage(ctx context.Context, from blob, to string, progress Progress) (image, error) {
+	src, err := from.open()
 	if err != nil {
 		return image{}, err
 	}
@@ -174,7 +176,7 @@ func takeImage(ctx context.Context, from, to string, progress Progress) (image, 
 		return image{}, err
 	}
 	defer dst.Close()
-	img, err := extractImage(ctx, src, dst, func(current, total int64) { progress("decompress", current, total) })
+	img, err := extractImage(ctx, src, from.size, dst, func(current, total int64) { progress("decompress", current, total) })
 	if err != nil {
 		return image{}, err
 	}

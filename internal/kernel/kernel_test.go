@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
@@ -133,6 +135,18 @@ func TestCancelledImportLeavesNothing(t *testing.T) {
 		}
 		if all, _ := s.List(t.Context()); len(all)+len(leftovers(t, s)) != 0 {
 			t.Errorf("%s: left behind: %v %v", phase, all, leftovers(t, s))
+		}
+	}
+}
+
+func TestImportOfWhatIsNoFile(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, class := range map[string]errs.Class{pipe: errs.InvalidArgument, pipe + "x": errs.NotFound} {
+		if _, err := openStore(t).Import(t.Context(), path, nil); !errs.Is(err, class) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v", err)
 		}
 	}
 }

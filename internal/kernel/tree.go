@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -19,16 +20,15 @@ type folder struct {
 }
 
 type foundImage struct {
-	path    string
+	blob
+	name    string // its path
 	release string // as its name says; "" if it does not
 	inTree  bool   // it lies in lib/modules
 }
 
-func newTree() *moduleTree {
-	return &moduleTree{files: map[string]moduleFile{}, builtin: map[string]bool{}, aliases: map[string]bool{}}
+func newFolder() *folder {
+	return &folder{releases: map[string]*moduleTree{}, loose: newTree()}
 }
-
-func (t *moduleTree) empty() bool { return len(t.files) == 0 && len(t.builtin) == 0 }
 
 // scanFolder walks dir, without following links below it.
 func scanFolder(ctx context.Context, dir string) (*folder, error) {
@@ -36,7 +36,7 @@ func scanFolder(ctx context.Context, dir string) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := &folder{releases: map[string]*moduleTree{}, loose: newTree()}
+	found := newFolder()
 	entries := 0
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -51,7 +51,12 @@ func scanFolder(ctx context.Context, dir string) (*folder, error) {
 		if !d.Type().IsRegular() {
 			return nil
 		}
-		return found.add(path)
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		found.add(filepath.ToSlash(path), blob{path: path, size: info.Size()})
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("search %s: %w", dir, err)
@@ -59,11 +64,12 @@ func scanFolder(ctx context.Context, dir string) (*folder, error) {
 	return found, nil
 }
 
-func (f *folder) add(path string) error {
-	release := releaseOf(path)
-	if v, ok := imageName(filepath.Base(path)); ok {
-		f.images = append(f.images, foundImage{path: path, release: cmp.Or(v, release), inTree: release != ""})
-		return nil
+// add takes in the file called name, a path with slashes, that lies at b.
+func (f *folder) add(name string, b blob) {
+	release := releaseOf(name)
+	if v, ok := imageName(path.Base(name)); ok {
+		f.images = append(f.images, foundImage{blob: b, name: name, release: cmp.Or(v, release), inTree: release != ""})
+		return
 	}
 	tree := f.loose
 	if release != "" {
@@ -72,40 +78,29 @@ func (f *folder) add(path string) error {
 			f.releases[release] = tree
 		}
 	}
-	return tree.add(path)
+	tree.add(name, b)
 }
 
-// add takes the file at path in, if it tells of modules.
-func (t *moduleTree) add(path string) error {
-	switch filepath.Base(path) {
-	case "modules.builtin":
-		b, err := readBounded(path, maxText)
-		if err != nil {
-			return err
-		}
-		t.builtin = parseBuiltin(b)
-	case "modules.builtin.modinfo":
-		b, err := readBounded(path, maxText)
-		if err != nil {
-			return err
-		}
-		t.aliases = parseBuiltinAliases(b)
+// add takes the file in, if it tells of modules.
+func (t *moduleTree) add(name string, b blob) {
+	switch base := path.Base(name); base {
+	case builtinList, builtinModinfo:
+		t.lists[base] = b
 	default:
-		name, format, ok := moduleOf(path)
+		module, format, ok := moduleOf(base)
 		if !ok {
-			return nil
+			return
 		}
 		// The kernel's own module counts, not one that was installed over it.
-		if _, have := t.files[name]; !have || strings.Contains(filepath.ToSlash(path), "/kernel/") {
-			t.files[name] = moduleFile{path: path, format: format}
+		if _, have := t.files[module]; !have || strings.Contains(name, "/kernel/") {
+			t.files[module] = moduleFile{name: name, format: format, blob: b}
 		}
 	}
-	return nil
 }
 
 // releaseOf answers RELEASE of a path .../lib/modules/RELEASE/..., or "".
-func releaseOf(path string) string {
-	parts := strings.Split(filepath.ToSlash(path), "/")
+func releaseOf(name string) string {
+	parts := strings.Split(name, "/")
 	for i := len(parts) - 2; i >= 2; i-- {
 		if parts[i-1] == "modules" && parts[i-2] == "lib" {
 			return parts[i]
@@ -161,7 +156,7 @@ func (f *folder) image() (foundImage, error) {
 	}
 	var names []string
 	for _, b := range best {
-		names = append(names, b.path)
+		names = append(names, b.name)
 	}
 	return foundImage{}, errs.WithHint(
 		errs.New(errs.InvalidArgument, "it has several kernel images: %s", strings.Join(names, ", ")),
