@@ -25,7 +25,7 @@ type Stack struct {
 type Container struct {
 	Image  string  `json:"image,omitempty"`
 	RootFS *RootFS `json:"rootfs,omitempty"`
-	// Pull is "missing", "always" or "never".
+	// Pull is "missing", "always" or "never"; "" for a rootfs.
 	Pull string `json:"pull,omitempty"`
 
 	// Command and Entrypoint: nil means what the image says, empty means none.
@@ -33,8 +33,8 @@ type Container struct {
 	Entrypoint  []string          `json:"entrypoint"`
 	Environment map[string]string `json:"environment,omitempty"`
 	WorkingDir  string            `json:"working_dir,omitempty"`
-	User        string            `json:"user,omitempty"` // uid, uid:gid, name or name:group
-	StopSignal  string            `json:"stop_signal,omitempty"`
+	User        string            `json:"user,omitempty"`        // uid, uid:gid, name or name:group
+	StopSignal  string            `json:"stop_signal,omitempty"` // "SIGTERM", "SIGRTMIN+3" or a number; "": what the image says
 	// StopGracePeriod is how long the process may take between the stop signal
 	// and SIGKILL. Default 10 s.
 	StopGracePeriod time.Duration `json:"stop_grace_period"`
@@ -95,7 +95,7 @@ type Restart struct {
 
 // Volume is a declared named volume.
 type Volume struct {
-	Size uint64 `json:"size"` // bytes the guest sees
+	Size uint64 `json:"size"` // bytes the guest sees, a multiple of 4096
 }
 
 // Options say where a stack comes from.
@@ -105,19 +105,19 @@ type Options struct {
 	Files []string
 	// Name overrides the stack's name.
 	Name string
-	// Dir is where the search starts and, where set by the user, what relative
-	// paths in the first file are relative to.
+	// Dir is where the search for a file starts; with Files it is what relative
+	// paths of the stack start at, in place of the folder of the first file.
 	Dir string
 	// Stdin is read for the file "-".
 	Stdin []byte
-	// LookupEnv answers variables for ${VAR}; .env beside the first file is
-	// consulted after it.
+	// LookupEnv answers variables for ${VAR} and for names of environment that
+	// have no value; .env beside the first file is consulted after it. Nil: none.
 	LookupEnv func(string) (string, bool)
 }
 
 // Loaded is a stack and what was noticed on the way (warnings).
 type Loaded struct {
 	Stack    *Stack
-	Files    []string // absolute paths read, in order
+	Files    []string // absolute paths read, in order; "-" is Stdin
 	Findings diag.Findings
 }

@@ -1,0 +1,249 @@
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// checker checks what the keys of a stack mean together. Its findings point into
+// the merged tree, where every value still stands in its own file.
+type checker struct {
+	w    *walker
+	root *node
+	file *file
+	// env has the env files that were read, by path.
+	env map[string]map[string]string
+	// loops counts cycles of dependencies.
+	loops int
+}
+
+// containers answers the containers as the stack holds them.
+func (c *checker) containers() map[string]Container {
+	all := make(map[string]Container, len(c.file.containers))
+	for name, d := range c.file.containers {
+		out := d.Container
+		out.Environment = c.environment(name, d)
+		if len(out.Labels) == 0 {
+			out.Labels = nil
+		}
+		if len(out.DependsOn) == 0 {
+			out.DependsOn = nil
+		}
+		switch {
+		case out.RootFS != nil:
+			out.Pull = ""
+		case out.Pull == "":
+			out.Pull = "missing"
+		}
+		all[name] = out
+		d.Container = out
+		c.file.containers[name] = d
+	}
+	return all
+}
+
+func (c *checker) node(container string) *node {
+	return c.root.child("containers").child(container)
+}
+
+func (c *checker) at(container string) *trail {
+	return (*trail)(nil).key("containers").key(container)
+}
+
+// environment lays environment over the files of env_file. A name without a
+// value that the caller does not have either is taken out.
+func (c *checker) environment(name string, d declared) map[string]string {
+	all := map[string]string{}
+	for i, f := range d.envFiles {
+		for k, v := range c.envFile(f, c.at(name).key("env_file").item(i)) {
+			all[k] = v
+		}
+	}
+	if n := c.node(name).child("environment"); n != nil {
+		for _, e := range pairs(c.w, n, c.at(name).key("environment"), "=").entries {
+			delete(all, e.key.text)
+		}
+	}
+	for k, v := range d.Environment {
+		all[k] = v
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
+}
+
+// envFile answers the variables of a file, which is read once for all that name
+// it.
+func (c *checker) envFile(f envFile, at *trail) map[string]string {
+	vars, read := c.env[f.path]
+	if !read {
+		data, err := readBounded(f.path)
+		if c.w.room -= len(data); err == nil && c.w.room < 0 {
+			err = fmt.Errorf("the files of the stack are larger than %s together", formatSize(maxExpansion))
+		}
+		if err != nil {
+			if f.required || !errors.Is(err, fs.ErrNotExist) {
+				c.w.error(f.at, at, "", "%s: %s", quote(f.at.text), reason(err))
+			}
+			return nil
+		}
+		vars = readEnv(c.w, c.w.shown(f.path), data)
+		c.env[f.path] = vars
+	}
+	c.w.nodes = max(0, c.w.nodes-len(vars))
+	if !c.w.visit(f.at) {
+		return nil
+	}
+	return vars
+}
+
+func (c *checker) check() {
+	containers := c.root.child("containers")
+	switch {
+	case containers == nil:
+		c.w.error(c.root, nil, "", "the stack has no containers")
+		return
+	case containers.kind != mappingNode || len(containers.entries) == 0:
+		if containers.null() || containers.kind == mappingNode {
+			c.w.error(containers, nil, "", "the stack has no containers")
+		}
+		return
+	}
+	for _, e := range containers.entries {
+		if _, ok := c.file.containers[e.key.text]; !ok {
+			continue
+		}
+		c.source(e)
+		c.rootFS(e)
+		c.dependencies(e)
+		c.instanceNames(e)
+	}
+	c.volumes(containers)
+	c.cycles()
+}
+
+// source: exactly one of image and rootfs.
+func (c *checker) source(e entry) {
+	name := e.key.text
+	image, rootfs := e.value.said("image"), e.value.said("rootfs")
+	switch {
+	case image && rootfs:
+		c.w.error(e.value.entry("rootfs").key, c.at(name), "", "a container has an image or a rootfs, not both")
+	case !image && !rootfs:
+		c.w.error(e.key, c.at(name), "", "one of image and rootfs is needed")
+	case rootfs && e.value.said("pull") && e.value.child("pull") != c.root.child("defaults").child("pull"):
+		c.w.error(e.value.entry("pull").key, c.at(name), "", "there is nothing to pull for a rootfs")
+	}
+}
+
+// rootFS: the source exists and is what the key says.
+func (c *checker) rootFS(e entry) {
+	r := c.file.containers[e.key.text].RootFS
+	if r == nil {
+		return
+	}
+	regular := func(m fs.FileMode) bool { return m.IsRegular() }
+	for _, s := range []struct {
+		key, path, is string
+		fits          func(fs.FileMode) bool
+	}{
+		{"tar", r.Tar, "a file", regular},
+		{"directory", r.Directory, "a folder", fs.FileMode.IsDir},
+		{"block", r.Block, "a file", regular},
+	} {
+		if s.path == "" {
+			continue
+		}
+		n, at := e.value.child("rootfs").child(s.key), c.at(e.key.text).key("rootfs").key(s.key)
+		switch info, err := os.Stat(s.path); {
+		case errors.Is(err, fs.ErrNotExist):
+			c.w.error(n, at, "", "%s does not exist", quote(n.text))
+		case err != nil:
+			c.w.error(n, at, "", "%s: %s", quote(n.text), reason(err))
+		case !s.fits(info.Mode()):
+			c.w.error(n, at, "", "%s is not %s", quote(n.text), s.is)
+		}
+	}
+}
+
+// dependencies: they are containers of the stack.
+func (c *checker) dependencies(e entry) {
+	n := e.value.child("depends_on")
+	if n == nil {
+		return
+	}
+	at := c.at(e.key.text).key("depends_on")
+	for _, d := range pairs(c.w, n, at, "").entries {
+		name := d.key.text
+		switch {
+		case name == e.key.text:
+			c.w.error(d.key, at, "", "a container cannot wait for itself")
+		case c.node(name) == nil:
+			hint := ""
+			if !c.w.report.full() {
+				hint = suggest(name, sortedKeys(c.file.containers))
+			}
+			c.w.error(d.key, at, hint, "no container %s", quote(name))
+		}
+	}
+}
+
+// instanceNames: a container must not be named as an instance of another is.
+func (c *checker) instanceNames(e entry) {
+	name := e.key.text
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 {
+		return
+	}
+	index, err := strconv.Atoi(name[i+1:])
+	of, ok := c.file.containers[name[:i]]
+	if err == nil && ok && index >= 1 && index <= of.Replicas && InstanceName(name[:i], index) == name {
+		c.w.error(e.key, c.at(name), "", "%q is the name of an instance of container %q (line %d)",
+			name, name[:i], c.root.child("containers").entry(name[:i]).key.line)
+	}
+}
+
+// cycles reports each loop of dependencies once, at a dependency that closes it.
+func (c *checker) cycles() {
+	const done = -1
+	state := map[string]int{} // done, or the place in the stack of those open, from 1
+	var open []string
+	var visit func(name string)
+	visit = func(name string) {
+		open = append(open, name)
+		state[name] = len(open)
+		for _, on := range sortedKeys(c.file.containers[name].DependsOn) {
+			switch at := state[on]; {
+			case on == name || c.node(on) == nil:
+			case at > 0 && c.loops < maxErrors:
+				c.loops++
+				c.cycle(append(append([]string{}, open[at-1:]...), on))
+			case at == 0:
+				visit(on)
+			}
+		}
+		open = open[:len(open)-1]
+		state[name] = done
+	}
+	for _, name := range sortedKeys(c.file.containers) {
+		if state[name] == 0 {
+			visit(name)
+		}
+	}
+}
+
+func (c *checker) cycle(loop []string) {
+	at := c.at(loop[0]).key("depends_on")
+	n := pairs(c.w, c.node(loop[0]).child("depends_on"), at, "")
+	shown := loop
+	if len(loop) > 20 {
+		shown = append(append([]string{}, loop[:10]...), fmt.Sprintf("(%d more)", len(loop)-20))
+		shown = append(shown, loop[len(loop)-10:]...)
+	}
+	c.w.error(n.entry(loop[1]).key, at, "", "containers wait for each other: %s", strings.Join(shown, " → "))
+}

@@ -1,0 +1,71 @@
+package spec
+
+// use is one mount of a volume.
+type use struct {
+	container string
+	mount     *node
+	at        *trail
+	readOnly  bool
+}
+
+// volumes checks that volumes are declared and that no two instances write to
+// the same disk.
+func (c *checker) volumes(containers *node) {
+	uses := map[string][]use{}
+	for _, e := range containers.entries {
+		name := e.key.text
+		n := e.value.child("mounts")
+		if n == nil || n.kind != listNode {
+			continue
+		}
+		at := c.at(name).key("mounts")
+		read, _ := byDestination(c.file.containers[name].Mounts)
+		for i, m := range longMounts(c.w, n, at).items {
+			mount, ok := read[destinationOf(c.w, m, at.item(i))]
+			if !ok || mount.Type != "volume" {
+				continue
+			}
+			if c.root.child("volumes").entry(mount.Source) == nil {
+				c.undeclared(m, at.item(i), mount.Source)
+				continue
+			}
+			uses[mount.Source] = append(uses[mount.Source], use{name, m, at.item(i), mount.ReadOnly()})
+		}
+	}
+	for _, name := range sortedKeys(uses) {
+		c.shared(name, uses[name])
+	}
+}
+
+func (c *checker) undeclared(mount *node, at *trail, volume string) {
+	hint := ""
+	if !c.w.report.full() {
+		hint = suggest(volume, sortedKeys(c.file.volumes))
+	}
+	if hint == "" {
+		hint = "declare it under volumes"
+	}
+	c.w.error(mount.child("source"), at, hint, "no volume %s", quote(volume))
+}
+
+// shared refuses a volume that several instances have while one may write to it.
+func (c *checker) shared(volume string, uses []use) {
+	const why = "a volume is a disk and belongs to one machine at a time, unless all mount it with ro"
+	writable := false
+	for _, u := range uses {
+		writable = writable || !u.readOnly
+	}
+	if !writable {
+		return
+	}
+	first := uses[0]
+	for _, u := range uses {
+		if replicas := c.file.containers[u.container].Replicas; replicas > 1 {
+			c.w.error(u.mount.child("source"), u.at, why, "volume %q would be in %d instances of %q", volume, replicas, u.container)
+		}
+		if u.container != first.container {
+			c.w.error(u.mount.child("source"), u.at, why, "volume %q is already in container %q (line %d)",
+				volume, first.container, first.mount.child("source").line)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package spec
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
+)
+
+// reporter collects findings: each once, and no more than a person can read.
+type reporter struct {
+	findings diag.Findings
+	seen     map[string]bool
+	count    [2]int // by severity
+	left     [2]int // not kept, by severity
+}
+
+func newReporter() *reporter { return &reporter{seen: map[string]bool{}} }
+
+// add keeps a finding unless the same was said about the same place: a default
+// or an anchor is read once for each container that uses it.
+func (r *reporter) add(p place, f diag.Finding) {
+	limit := maxErrors
+	if f.Severity == diag.Warning {
+		limit = maxWarnings
+	}
+	if r.count[f.Severity] >= limit {
+		r.left[f.Severity]++
+		return
+	}
+	p.locate(&f)
+	id := f.Position.String() + "\x00" + f.Message
+	if r.seen[id] {
+		return
+	}
+	r.seen[id] = true
+	r.count[f.Severity]++
+	r.findings = append(r.findings, f)
+}
+
+// full reports whether another error would not be kept anyway.
+func (r *reporter) full() bool { return r.count[diag.Error] >= maxErrors }
+
+// done answers the findings in order of place.
+func (r *reporter) done() diag.Findings {
+	r.findings.Sort()
+	for severity, left := range r.left {
+		if left > 0 {
+			r.findings = append(r.findings, diag.Finding{
+				Severity: diag.Severity(severity),
+				Message:  fmt.Sprintf("%d more findings are not shown", left),
+			})
+		}
+	}
+	return r.findings
+}
+
+// trail names a thing in the stack, "containers.web.ports[0]"; nil is the stack.
+// It is a list from the leaf up, so that walking builds no strings.
+type trail struct {
+	up    *trail
+	name  string
+	index int
+}
+
+func (p *trail) key(name string) *trail { return &trail{up: p, name: name, index: -1} }
+func (p *trail) item(i int) *trail      { return &trail{up: p, index: i} }
+
+func (p *trail) String() string {
+	if p == nil {
+		return ""
+	}
+	var parts []string
+	for ; p != nil; p = p.up {
+		switch {
+		case p.index >= 0:
+			parts = append(parts, "["+strconv.Itoa(p.index)+"]")
+		case p.up == nil:
+			parts = append(parts, cut(p.name))
+		default:
+			parts = append(parts, "."+cut(p.name))
+		}
+	}
+	var b strings.Builder
+	for i := len(parts) - 1; i >= 0; i-- {
+		b.WriteString(parts[i])
+	}
+	return b.String()
+}
+
+// cut shortens what a message quotes.
+func cut(s string) string {
+	const limit = 60
+	n := 0
+	for i := range s {
+		if n == limit {
+			return s[:i] + "…"
+		}
+		n++
+	}
+	return s
+}
+
+// quote quotes a text of the file for a message.
+func quote(s string) string { return strconv.Quote(cut(s)) }
