@@ -1,0 +1,84 @@
+//go:build linux
+
+package guest
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// orders are what the agent tells the stage. They are built new from an
+// allow-list of what the host sent, validated.
+type orders struct {
+	Container *containerOrders `json:"container,omitempty"` // nil: join the container
+	Process   processOrders    `json:"process"`
+	// Late is written right before the execve, to inherited descriptors: what
+	// must hold for the process and not for the stage.
+	Late []lateWrite `json:"late,omitempty"`
+}
+
+// lateWrite is one write to an inherited descriptor.
+type lateWrite struct {
+	FD   int    `json:"fd"`
+	Text string `json:"text"`
+}
+
+// containerOrders are how the container is set up around its first process.
+type containerOrders struct {
+	Root            string                `json:"root"` // in the machine
+	ReadOnly        bool                  `json:"read_only,omitempty"`
+	Propagation     uintptr               `json:"propagation,omitempty"` // of "/", MS_REC included
+	CgroupNamespace bool                  `json:"cgroup_namespace,omitempty"`
+	Hostname        string                `json:"hostname,omitempty"`
+	Domainname      string                `json:"domainname,omitempty"`
+	Mounts          []mountOrder          `json:"mounts,omitempty"`
+	Devices         []deviceOrder         `json:"devices,omitempty"`
+	Masked          []string              `json:"masked,omitempty"`
+	ReadOnlyPaths   []string              `json:"read_only_paths,omitempty"`
+	Sysctls         []sysctl              `json:"sysctls,omitempty"`
+	namespaces      uintptr               // clone(2) flags; the agent's business
+	resources       *specs.LinuxResources // likewise
+}
+
+type deviceOrder struct {
+	Path string `json:"path"`
+	Mode uint32 `json:"mode"` // of mknod(2), type included
+	Dev  uint64 `json:"dev"`
+	UID  uint32 `json:"uid,omitempty"`
+	GID  uint32 `json:"gid,omitempty"`
+}
+
+type sysctl struct {
+	Path  string `json:"path"` // below /proc/sys
+	Value string `json:"value"`
+}
+
+// processOrders are how one process is made.
+type processOrders struct {
+	Args            []string `json:"args"`
+	Env             []string `json:"env,omitempty"`
+	Cwd             string   `json:"cwd"`
+	User            string   `json:"user,omitempty"` // to look up; "": Identity is it
+	Identity        identity `json:"identity"`
+	Umask           int      `json:"umask"`
+	Caps            capSets  `json:"caps"`
+	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
+	Rlimits         []rlimit `json:"rlimits,omitempty"`
+	OOMScoreAdj     *int     `json:"oom_score_adj,omitempty"`
+}
+
+type rlimit struct {
+	Resource int    `json:"resource"`
+	Soft     uint64 `json:"soft"`
+	Hard     uint64 `json:"hard"`
+}
+
+// The stage's descriptors beside 0, 1 and 2.
+const (
+	fdOrders = 3 // memory file with the orders as JSON
+	fdReport = 4 // pipe: stageReady, then an errs.Wire as JSON if the execve failed
+	fdInit   = 5 // pidfd of the container's first process, to join its namespaces; else a spare
+	fdLate   = 6 // what lateWrite writes to
+)
+
+// maxOrders bounds the orders, in bytes. JSON may grow what came in a message.
+const maxOrders = 8 << 20

@@ -1,0 +1,204 @@
+//go:build linux
+
+package guest
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/wire"
+)
+
+// output is the reading end of a process's stdout or stderr. It is read only
+// while a stream is attached. Once the process has ended, what is in the pipe
+// goes out and then the end of the stream, even where another process still
+// holds the pipe.
+type output struct {
+	file    *os.File // non-blocking
+	raw     syscall.RawConn
+	buffers *sync.Pool
+	turn    chan struct{} // held by the goroutine that carries; guards pending
+	pending *buffer       // a chunk that a stream broke at, or nil
+	size    int           // of pending, Headroom included
+
+	mu       sync.Mutex // guards the following
+	stream   *wire.Stream
+	ended    bool // the process has
+	released bool
+	carriers int
+}
+
+func newOutput(f *os.File, buffers *sync.Pool) *output {
+	raw, _ := f.SyscallConn() // fails only for a nil file
+	return &output{file: f, raw: raw, buffers: buffers, turn: make(chan struct{}, 1)}
+}
+
+func (o *output) attach(s *wire.Stream) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	old := o.stream
+	o.stream = s
+	o.carriers++
+	if old != nil {
+		_ = old.Close()
+		o.wakeLocked()
+	}
+	go o.carry(s)
+}
+
+func (o *output) exited() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended = true
+	o.wakeLocked()
+}
+
+func (o *output) release() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.released = true
+	if o.carriers == 0 {
+		_ = o.file.Close()
+	}
+}
+
+// wakeLocked makes a read that waits look at what has changed.
+func (o *output) wakeLocked() { _ = o.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// current says whether s is attached and whether the process has ended. Before
+// its end reads may wait (again).
+func (o *output) current(s *wire.Stream) (attached, ended bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.stream == s && !o.ended {
+		_ = o.file.SetReadDeadline(time.Time{})
+	}
+	return o.stream == s, o.ended
+}
+
+// detach forgets s where it is still the attached one.
+func (o *output) detach(s *wire.Stream) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.stream == s {
+		o.stream = nil
+		o.wakeLocked()
+	}
+}
+
+// carry sends the output on s until s breaks, another is attached, or the
+// output has ended.
+func (o *output) carry(s *wire.Stream) {
+	gone := make(chan struct{})
+	go func() { // the host says nothing here: an answer is its hanging up
+		defer close(gone)
+		awaitHangUp(s)
+		o.detach(s)
+	}()
+	o.turn <- struct{}{}
+	err := o.copyTo(s)
+	<-o.turn
+	if err == nil {
+		_ = s.Conn().SetDeadline(time.Now().Add(lingerLimit))
+		if s.CloseWrite() == nil {
+			<-gone // the host closes first: closing may cut off what is on its way
+		}
+	}
+	_ = s.Close()
+	<-gone
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.carriers--
+	if o.released && o.carriers == 0 {
+		_ = o.file.Close()
+	}
+}
+
+// awaitHangUp reads until the connection under s ends.
+func awaitHangUp(s *wire.Stream) {
+	_, err := io.Copy(io.Discard, s)
+	if err == nil { // an end-of-stream frame: the connection lasts
+		_, _ = io.Copy(io.Discard, s.Conn())
+	}
+}
+
+// copyTo copies until the output's end (nil) or s is no more (the cause). A
+// chunk that s broke at is kept for the next stream: the host may see part of
+// it twice, on a stream that broke, but never loses it.
+func (o *output) copyTo(s *wire.Stream) error {
+	defer o.giveBack()
+	for {
+		attached, ended := o.current(s)
+		if !attached {
+			return io.ErrClosedPipe
+		}
+		if o.size == 0 {
+			err := o.fill(ended)
+			switch {
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				continue // woken up
+			case err != nil: // io.EOF, or a pipe that cannot be read: the end all the same
+				return nil
+			}
+		}
+		if err := s.WriteFramed(o.pending[:o.size]); err != nil {
+			o.detach(s)
+			return err
+		}
+		o.size = 0
+	}
+}
+
+// giveBack returns the buffer unless it holds a chunk.
+func (o *output) giveBack() {
+	if o.pending != nil && o.size == 0 {
+		o.buffers.Put(o.pending)
+		o.pending = nil
+	}
+}
+
+// fill reads the next chunk into pending. While the process lives it waits for
+// one, without holding a buffer; afterwards an empty pipe is the end.
+func (o *output) fill(ended bool) error {
+	var n int
+	var rerr error
+	try := func(fd uintptr) {
+		if o.pending == nil {
+			o.pending = o.buffers.Get().(*buffer)
+		}
+		for {
+			n, rerr = unix.Read(int(fd), o.pending[wire.Headroom:])
+			if rerr != unix.EINTR {
+				return
+			}
+		}
+	}
+	var err error
+	if ended {
+		err = o.raw.Control(try) // a deadline, which has passed, does not concern it
+	} else {
+		err = o.raw.Read(func(fd uintptr) bool {
+			if try(fd); rerr != unix.EAGAIN {
+				return true
+			}
+			o.giveBack()
+			return false
+		})
+	}
+	switch {
+	case err != nil:
+		return err
+	case rerr == unix.EAGAIN, n == 0 && rerr == nil:
+		return io.EOF
+	case rerr != nil:
+		return rerr
+	}
+	o.size = wire.Headroom + n
+	return nil
+}

@@ -1,0 +1,109 @@
+//go:build linux
+
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"runtime/debug"
+	"time"
+
+	"github.com/mdlayher/vsock"
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/wire"
+)
+
+// agentPort is vmm.AgentPort, which the guest does not import.
+const agentPort = 1024
+
+// maxConns is how many connections are served at a time.
+const maxConns = 512
+
+// listen makes the vsock listener. It works before there is a device, and stays
+// good when a device comes, goes, or changes its address.
+func listen() (net.Listener, error) {
+	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, agentPort, nil)
+	if err != nil {
+		return nil, fmt.Errorf("listen on vsock port %d: %w", agentPort, err)
+	}
+	return l, nil
+}
+
+// fromHost says whether the host dialled c, and not a process in the machine.
+func fromHost(c net.Conn) bool {
+	addr, ok := c.RemoteAddr().(*vsock.Addr)
+	return ok && addr.ContextID == vsock.Host
+}
+
+// serve answers the connections of l that allowed admits until l is closed,
+// which is nil, or fails for good.
+func (a *agent) serve(ctx context.Context, l net.Listener, build string, allowed func(net.Conn) bool) error {
+	slots := make(chan struct{}, maxConns)
+	for {
+		c, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case err != nil:
+			if !transient(err) {
+				return fmt.Errorf("accept: %w", err)
+			}
+			a.log.printf("accept: %v", err)
+			time.Sleep(50 * time.Millisecond) // until descriptors are free again
+			continue
+		case !allowed(c):
+			a.log.printf("refused a connection from %v", c.RemoteAddr())
+			_ = c.Close()
+			continue
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			a.log.printf("refused a connection: %d are open", maxConns)
+			_ = c.Close()
+			continue
+		}
+		c = &counted{Conn: c, closed: func() { <-slots }}
+		go a.serveConn(ctx, c, build)
+	}
+}
+
+func transient(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.ECONNRESET, unix.EINTR, unix.EAGAIN} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *agent) serveConn(ctx context.Context, c net.Conn, build string) {
+	greet := func(ctx context.Context, notify func(string, any) error) {
+		a.notices.subscribe(ctx, notify, func() { _ = c.Close() })
+	}
+	s := agentproto.NewServer(a, build, func(token string, st *wire.Stream) error { return a.streams.open(token, st) }, greet)
+	for name, m := range s.Methods {
+		s.Methods[name] = a.guarded(m)
+	}
+	if err := s.ServeConn(ctx, c); err != nil {
+		a.log.printf("connection: %v", err)
+	}
+}
+
+// guarded makes a panic in m end the machine in order, instead of PID 1.
+func (a *agent) guarded(m wire.Method) wire.Method {
+	return func(ctx context.Context, params json.RawMessage) (any, error) {
+		defer func() {
+			if p := recover(); p != nil {
+				report(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+				a.off()
+			}
+		}()
+		return m(ctx, params)
+	}
+}

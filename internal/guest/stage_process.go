@@ -1,0 +1,241 @@
+//go:build linux
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+// beforeRoot does what needs the machine's /proc.
+func (p *processOrders) beforeRoot() error {
+	if p.OOMScoreAdj == nil {
+		return nil
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(*p.OOMScoreAdj)), 0); err != nil {
+		return fmt.Errorf("adjust the oom score: %w", err)
+	}
+	return nil
+}
+
+// become makes this process the one that is ordered; the container's root is
+// ours. It returns only with an error.
+func (p *processOrders) become(late []lateWrite) error {
+	if err := p.resolveUser(); err != nil {
+		return err
+	}
+	if err := p.enterCwd(); err != nil {
+		return err
+	}
+	if err := p.setLimits(false); err != nil {
+		return err
+	}
+	if err := p.changeUser(); err != nil {
+		return err
+	}
+	// Lowering needs no right; these would starve our own runtime before.
+	if err := p.setLimits(true); err != nil {
+		return err
+	}
+	for _, w := range late {
+		if _, err := unix.Write(w.FD, []byte(w.Text)); err != nil {
+			return fmt.Errorf("enter the container's limits: %w", err)
+		}
+	}
+	if _, err := unix.Write(fdReport, []byte{stageReady}); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	return p.execute()
+}
+
+func (p *processOrders) resolveUser() error {
+	homeless := !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
+	if p.User == "" && !homeless {
+		return nil
+	}
+	db, err := readDatabase()
+	if err != nil {
+		return err
+	}
+	home := ""
+	if p.User != "" {
+		if p.Identity, err = db.resolve(p.User); err != nil {
+			return err
+		}
+		home = p.Identity.Home
+	} else {
+		home = db.home(p.Identity.UID)
+	}
+	if homeless {
+		if home == "" {
+			home = "/"
+		}
+		p.Env = append(p.Env, "HOME="+home)
+	}
+	return nil
+}
+
+func (p *processOrders) enterCwd() error {
+	if err := unix.Chdir(p.Cwd); err != nil {
+		return errs.New(errs.InvalidArgument, "working directory %s: %w", p.Cwd, err)
+	}
+	// A symlink into /proc may lead out of the container's mounts. The kernel
+	// says so: "(unreachable)".
+	if wd, err := unix.Getwd(); err != nil || !strings.HasPrefix(wd, "/") {
+		return errs.New(errs.InvalidArgument, "working directory %s is not in the container", p.Cwd)
+	}
+	unix.Umask(p.Umask)
+	return nil
+}
+
+// What a process may open where nothing is said: systemd's default.
+const (
+	softFiles = 1024
+	hardFiles = 512 << 10
+)
+
+// setLimits sets the limits of memory, or all others.
+func (p *processOrders) setLimits(memory bool) error {
+	all := p.Rlimits
+	if !slices.ContainsFunc(all, func(r rlimit) bool { return r.Resource == unix.RLIMIT_NOFILE }) {
+		var have unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err != nil {
+			return fmt.Errorf("look at the limit of open files: %w", err)
+		}
+		hard := min(have.Max, hardFiles)
+		all = append(slices.Clone(all), rlimit{unix.RLIMIT_NOFILE, min(softFiles, hard), hard})
+	}
+	for _, r := range all {
+		if memory != (r.Resource == unix.RLIMIT_AS || r.Resource == unix.RLIMIT_DATA) {
+			continue
+		}
+		if err := unix.Setrlimit(r.Resource, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}); err != nil {
+			return errs.New(errs.InvalidArgument, "set limit %d to %d:%d: %w", r.Resource, r.Soft, r.Hard, err)
+		}
+	}
+	return nil
+}
+
+// changeUser gives up what the process must not have, in the one order in which
+// each step still has the right to do so.
+func (p *processOrders) changeUser() error {
+	id := p.Identity
+	// A process that opens /dev/stdout anew needs the right to.
+	for fd := range 3 {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+			if err := unix.Fchown(fd, int(id.UID), int(id.GID)); err != nil {
+				return fmt.Errorf("own the streams: %w", err)
+			}
+		}
+	}
+	if err := p.Caps.limitBounding(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep capabilities: %w", err)
+	}
+	if err := setUser(id); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep capabilities: %w", err)
+	}
+	if err := p.Caps.apply(); err != nil {
+		return err
+	}
+	if p.NoNewPrivileges {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("set no new privileges: %w", err)
+		}
+	}
+	return nil
+}
+
+// setUser changes this thread only, which is the one that executes. Package
+// syscall's functions would change every thread, for nothing.
+func setUser(id identity) error {
+	groups := append([]uint32{}, id.Groups...)
+	if err := rawSetgroups(groups); err != nil {
+		return fmt.Errorf("set groups: %w", err)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(id.GID), uintptr(id.GID), uintptr(id.GID)); e != 0 {
+		return fmt.Errorf("set group %d: %w", id.GID, e)
+	}
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(id.UID), uintptr(id.UID), uintptr(id.UID)); e != 0 {
+		return fmt.Errorf("set user %d: %w", id.UID, e)
+	}
+	return nil
+}
+
+// defaultPath is where a bare command is looked for when PATH is not set.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// execute tries the candidates for the command in order, as execvp(3) does.
+func (p *processOrders) execute() error {
+	name := p.Args[0]
+	if strings.Contains(name, "/") {
+		return execError(name, name, syscall.Exec(name, p.Args, p.Env))
+	}
+	search := defaultPath
+	for _, e := range p.Env {
+		if v, ok := strings.CutPrefix(e, "PATH="); ok {
+			search = v
+		}
+	}
+	var denied error
+	for dir := range strings.SplitSeq(search, ":") {
+		file := path.Join("/", p.Cwd, name)
+		if path.IsAbs(dir) {
+			file = path.Join(dir, name)
+		} else if dir != "" {
+			file = path.Join(p.Cwd, dir, name)
+		}
+		err := syscall.Exec(file, p.Args, p.Env)
+		var st unix.Stat_t
+		switch {
+		case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENOENT) && unix.Stat(file, &st) != nil:
+		case errors.Is(err, syscall.EACCES):
+			if denied == nil {
+				denied = execError(name, file, err)
+			}
+		default:
+			return execError(name, file, err)
+		}
+	}
+	if denied != nil {
+		return denied
+	}
+	return errs.New(errs.NotFound, "%q: executable file not found in PATH", name)
+}
+
+// execError says why file, which is what name meant, could not be executed.
+func execError(name, file string, err error) error {
+	var st unix.Stat_t
+	there := unix.Stat(file, &st) == nil
+	switch {
+	case errors.Is(err, syscall.ENOENT) && there:
+		return errs.New(errs.NotFound, "%q: the interpreter that %s names is not in the container", name, file)
+	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR):
+		return errs.New(errs.NotFound, "%q: no such file", name)
+	case errors.Is(err, syscall.EACCES) && there && st.Mode&unix.S_IFMT == unix.S_IFDIR:
+		return errs.New(errs.PermissionDenied, "%q: is a directory", name)
+	case errors.Is(err, syscall.EACCES):
+		return errs.New(errs.PermissionDenied, "%q: permission denied", name)
+	case errors.Is(err, syscall.ENOEXEC):
+		return errs.New(errs.InvalidArgument, "%q: not an executable for this machine", name)
+	case errors.Is(err, syscall.E2BIG):
+		return errs.New(errs.InvalidArgument, "%q: arguments and environment are too long", name)
+	}
+	return fmt.Errorf("%q: %w", name, err)
+}
