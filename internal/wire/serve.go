@@ -16,6 +16,8 @@ import (
 const (
 	// helloLimit is how long a peer may take to say hello.
 	helloLimit = 10 * time.Second
+	// answerLimit is how long the last answers may take to be written.
+	answerLimit = 5 * time.Second
 	// maxCalls is how many calls one connection may have under way.
 	maxCalls = 256
 )
@@ -121,12 +123,14 @@ type conn struct {
 func (s *Server) serveCalls(ctx context.Context, f *framer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	c := &conn{s: s, f: f, slots: make(chan struct{}, maxCalls), cancels: map[uint64]context.CancelCauseFunc{}}
-	stop := closeOnDone(ctx, f.c)
+	// When ctx ends no more calls are read; those under way still answer.
+	stop := context.AfterFunc(ctx, func() { _ = f.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer func() {
 		stop()
 		cancel(errServed)
-		_ = f.c.Close()
+		_ = f.c.SetWriteDeadline(time.Now().Add(answerLimit))
 		c.calls.Wait()
+		_ = f.c.Close()
 	}()
 	if s.Greet != nil {
 		s.Greet(ctx, func(topic string, body any) error {

@@ -1,0 +1,87 @@
+# make help lists what there is to make.
+SHELL := /bin/bash -o pipefail
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+GOARCH   ?= $(shell go env GOARCH)
+GOOS     ?= $(shell go env GOOS)
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+AGENTS   := internal/agents/bin
+# The agent is the same bytes from the same source: no build ids, no paths.
+GOBUILD  := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+STATIC   := -ldflags '-s -w -buildid='
+CACHE    := $(CURDIR)/.cache
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: agents ## bin/vzcompose, with the agents in it
+	$(GOBUILD) -ldflags '-s -w -X github.com/vzcompose/vzcompose/internal/cli.version=$(VERSION)' -o bin/vzcompose ./cmd/vzcompose
+
+.PHONY: agents
+agents: ## the agents for linux/amd64 and linux/arm64
+	@for arch in amd64 arm64; do \
+	  GOOS=linux GOARCH=$$arch $(GOBUILD) $(STATIC) -o $(AGENTS)/vzagent-linux-$$arch ./cmd/vzagent || exit 1; \
+	done
+
+.PHONY: deps
+deps: ## install what a machine lacks: QEMU, a kernel package, busybox
+	@test/deps.sh $(CACHE)
+
+.PHONY: demo
+demo: deps build ## bring up examples/hello, show it, take it down
+	@test/demo.sh $(CACHE)
+
+.PHONY: test
+test: unit e2e ## unit tests with -race, then end-to-end tests in real machines
+
+.PHONY: unit
+unit: agents ## unit tests with -race
+	go test -race -timeout 10m $$(go list ./... | grep -v /test/e2e)
+
+.PHONY: e2e
+e2e: deps build ## end-to-end tests in real machines
+	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 40m -v ./test/e2e 2>&1 | test/summary.sh
+
+.PHONY: check
+check: format vet lint imports darwin test ## all that CI runs
+
+.PHONY: format
+format: ## is everything gofmt'ed?
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change: $$bad"; exit 1; fi
+
+.PHONY: vet
+vet:
+	go vet ./...
+
+.PHONY: lint
+lint: ## staticcheck
+	go run $(STATICCHECK) ./...
+
+.PHONY: imports
+imports: ## the import rule
+	go test ./internal/arch
+
+.PHONY: darwin
+darwin: ## type-check for macOS
+	go run ./tools/darwincheck
+
+.PHONY: bench
+bench: deps build ## what an up costs, in ratios within one run
+	VZCOMPOSE_E2E=$(CACHE) VZCOMPOSE_BENCH=1 go test -count=1 -timeout 40m -run TestBench -v ./test/e2e
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | sed 's/^func //'); do \
+	    echo "$$dir $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$dir || exit 1; \
+	  done; \
+	done
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf bin .cache $(AGENTS)/vzagent-*

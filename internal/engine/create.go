@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/internal/volume"
+	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// Memory that a machine has beside what its container may use: the kernel, the
+// agent and the page tables of it all.
+const (
+	overhead      = 128 << 20 // bytes
+	overheadShare = 32        // and one part in this many of the container's
+	memoryUnit    = 2 << 20   // machines have a multiple of this
+)
+
+const undoLimit = 30 * time.Second
+
+// create makes an instance: its folder, its writable layer and, last, its
+// record, without which it counts as half-made.
+func (s *Stack) create(ctx context.Context, op planner.Create, report func(event.Progress)) (err error) {
+	rec, err := s.instance(ctx, op.Target, op.Spec, report)
+	if err != nil {
+		return err
+	}
+	var un undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, un.Run(ctx, undoLimit))
+		}
+	}()
+	if err := s.record(); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.o.Home.Instance(s.Name, op.Instance), 0o700); err != nil {
+		return fmt.Errorf("make the instance's folder: %w", err)
+	}
+	un.Push("make the instance's folder", func(context.Context) error {
+		return s.o.Home.RemoveInstance(s.Name, op.Instance)
+	})
+	if err := volume.Create(s.o.Home.Writable(s.Name, op.Instance), volume.WritableLayer); err != nil {
+		return err
+	}
+	if err := s.o.Home.WriteInstance(rec); err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	un.Release()
+	return nil
+}
+
+// update gives an instance another record; its writable layer stays.
+func (s *Stack) update(ctx context.Context, op planner.Update, report func(event.Progress)) error {
+	old, err := s.o.Home.ReadInstance(s.Name, op.Instance)
+	if err != nil {
+		return err
+	}
+	rec, err := s.instance(ctx, op.Target, op.Spec, report)
+	if err != nil {
+		return err
+	}
+	rec.Created = old.Created
+	return s.o.Home.WriteInstance(rec)
+}
+
+// record keeps the stack's own record as it was read last.
+func (s *Stack) record() error {
+	if old, err := s.o.Home.ReadStack(s.Name); err == nil && old.Dir == s.Dir && slices.Equal(old.Files, s.Files) {
+		return nil
+	}
+	return s.o.Home.WriteStack(store.Stack{Name: s.Name, Dir: s.Dir, Files: s.Files, Created: time.Now()})
+}
+
+// instance decides everything about an instance that does not wait for its
+// start.
+func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
+	rec := store.Instance{Stack: s.Name, Container: t.Container, Name: t.Instance, Index: t.Index, Created: time.Now(),
+		CPUs: min(int(math.Ceil(c.CPUs)), s.o.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod}
+	img, err := s.root(ctx, c, &rec, report)
+	if err != nil {
+		return rec, err
+	}
+	ids := map[string]string{}
+	for _, m := range c.Mounts {
+		if m.Type != "volume" || ids[m.Source] != "" {
+			continue
+		}
+		ids[m.Source] = diskID(len(ids))
+		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source),
+			ReadOnly: slices.Contains(m.Options, "ro")})
+	}
+	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids); err != nil {
+		return rec, err
+	}
+	rec.User = first(c.User, img.User)
+	if rec.StopSignal, err = agentproto.ParseSignal(first(c.StopSignal, img.StopSignal, "SIGTERM")); err != nil {
+		return rec, fmt.Errorf("stop signal: %w", err)
+	}
+	rec.Spec, err = spec.EncodeContainer(c)
+	return rec, err
+}
+
+// root finds the read-only root disk, and what its image says.
+func (s *Stack) root(ctx context.Context, c spec.Container, rec *store.Instance, report func(event.Progress)) (cfg image.Config, err error) {
+	progress := func(p image.Progress) {
+		report(event.Progress{Phase: p.Phase, Current: p.Current, Total: p.Total})
+	}
+	switch r := c.RootFS; {
+	case c.Image != "":
+		img, err := s.o.Images.Find(ctx, c.Image, Platform())
+		if err != nil {
+			return cfg, err
+		}
+		rec.Image = img.Digest
+		rec.Root, err = s.o.Images.RootFS(ctx, img.Digest, progress)
+		return img.Config, err
+	case r == nil:
+		return cfg, errs.New(errs.Internal, "neither image nor rootfs")
+	case r.Tar != "":
+		_, rec.Root, err = s.o.Images.RootFSFromTar(ctx, r.Tar, progress)
+	case r.Directory != "":
+		_, rec.Root, err = s.o.Images.RootFSFromDirectory(ctx, r.Directory, progress)
+	default:
+		rec.Root = r.Block
+		_, err = os.Stat(r.Block)
+	}
+	return cfg, err
+}
+
+func machineMemory(container uint64) uint64 {
+	n := container + overhead + container/overheadShare
+	return (n + memoryUnit - 1) / memoryUnit * memoryUnit
+}
+
+// remove deletes an instance that has no shim.
+func (s *Stack) remove(name string) error {
+	alive, err := s.o.Home.Alive(s.Name, name)
+	if err != nil {
+		return err
+	}
+	if alive {
+		return errs.New(errs.FailedPrecondition, "%s is still running", name)
+	}
+	if err := s.o.Home.RemoveInstance(s.Name, name); err != nil {
+		return fmt.Errorf("delete its folder: %w", err)
+	}
+	return nil
+}

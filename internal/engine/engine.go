@@ -1,0 +1,135 @@
+// Package engine does what a plan says: it observes the World and carries out
+// each operation, with images, kernels, volumes, records and shims. It decides
+// nothing about what is to be done, and prints nothing.
+package engine
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/vzcompose/vzcompose/executor"
+	"github.com/vzcompose/vzcompose/internal/agents"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/kernel"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/volume"
+	"github.com/vzcompose/vzcompose/planner"
+)
+
+// Limits of phases.
+const (
+	spawnLimit  = 30 * time.Second // from a shim's exec to its readiness
+	statusLimit = 2 * time.Second  // a shim's answer about itself
+	startLimit  = 10 * time.Minute // from a shim's readiness to a running process; the shim has finer limits
+)
+
+// Options say what an Engine works with.
+type Options struct {
+	Home    store.Home
+	Images  *image.Store
+	Kernels *kernel.Store
+	// Shim is the command that becomes a shim: it reads a shim.Launch from its
+	// standard input and says it is ready on descriptor 3.
+	Shim []string
+	// CPUs of the host: no machine gets more.
+	CPUs int
+}
+
+// Engine works on one home folder. It is for many goroutines.
+type Engine struct {
+	o Options
+
+	boot sync.Mutex // guards the following: what machines boot from
+	from *bootFiles
+}
+
+// bootFiles are the kernel and the initramfs.
+type bootFiles struct{ kernel, initramfs string }
+
+// Stack is an Engine at work on one stack: the executor's Runner.
+type Stack struct {
+	*Engine
+	Name  string
+	Dir   string   // of the stack file; "" where it was not read
+	Files []string // absolute
+}
+
+var _ executor.Runner = (*Stack)(nil)
+
+// New allocates an Engine.
+func New(o Options) *Engine { return &Engine{o: o} }
+
+// Platform is what images are wanted for.
+func Platform() string { return "linux/" + runtime.GOARCH }
+
+func (s *Stack) volumes() *volume.Store { return volume.New(s.o.Home.Volumes(s.Name)) }
+
+// Run carries out one step.
+func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Progress)) error {
+	switch op := step.Op.(type) {
+	case planner.Pull:
+		return s.pull(ctx, op, report)
+	case planner.CreateVolume:
+		return s.volumes().Create(op.Name, op.Size)
+	case planner.RemoveVolume:
+		return s.volumes().Remove(op.Name)
+	case planner.Create:
+		return s.create(ctx, op, report)
+	case planner.Update:
+		return s.update(ctx, op, report)
+	case planner.Start:
+		return s.start(ctx, op.Instance, report)
+	case planner.Await:
+		return s.await(ctx, op)
+	case planner.Stop:
+		return s.stop(ctx, op.Instance, nil)
+	case planner.Remove:
+		return s.remove(op.Instance)
+	}
+	return errs.New(errs.Internal, "no way to %s %s", step.Op.Verb(), step.Op.Subject())
+}
+
+// pull makes an image and its root filesystem available.
+func (s *Stack) pull(ctx context.Context, op planner.Pull, report func(event.Progress)) error {
+	progress := func(p image.Progress) {
+		report(event.Progress{Phase: p.Phase, Current: p.Current, Total: p.Total})
+	}
+	img, err := s.o.Images.Find(ctx, op.Ref, Platform())
+	switch {
+	case op.Policy == "always", errs.Is(err, errs.NotFound) && op.Policy != "never":
+		img, err = s.o.Images.Pull(ctx, op.Ref, Platform(), progress)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = s.o.Images.RootFS(ctx, img.Digest, progress)
+	return err
+}
+
+// bootFrom answers what machines boot from, found or made once.
+func (e *Engine) bootFrom(ctx context.Context) (*bootFiles, error) {
+	e.boot.Lock()
+	defer e.boot.Unlock()
+	if e.from != nil {
+		return e.from, nil
+	}
+	agent, err := agents.Binary(runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	k, err := e.o.Kernels.Default(ctx, runtime.GOARCH)
+	if err != nil {
+		return nil, fmt.Errorf("find a kernel: %w", err)
+	}
+	initramfs, err := e.o.Kernels.Initramfs(ctx, k, agent)
+	if err != nil {
+		return nil, fmt.Errorf("build the initramfs: %w", err)
+	}
+	e.from = &bootFiles{kernel: k.Image, initramfs: initramfs}
+	return e.from, nil
+}

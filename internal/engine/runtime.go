@@ -1,0 +1,167 @@
+package engine
+
+import (
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// cpuPeriod is that of cpu.max, in microseconds (cgroup-v2.rst).
+const cpuPeriod = 100_000
+
+// openFiles is the limit of a process, as container engines set it.
+const openFiles = 1 << 20
+
+// runtimeSpec answers the OCI runtime-spec of an instance: the declaration over
+// what the image says. volumes are the IDs of its volumes' disks, by name.
+func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes map[string]string) (*specs.Spec, error) {
+	args := commandLine(c, img)
+	if len(args) == 0 {
+		return nil, errs.WithHint(errs.New(errs.InvalidArgument, "there is no command to run"),
+			"give it a command: neither the stack file nor the image has one")
+	}
+	quota, period := int64(c.CPUs*cpuPeriod), uint64(cpuPeriod)
+	memory := int64(c.Memory)
+	caps := defaultCapabilities()
+	return &specs.Spec{
+		Version:  specs.Version,
+		Hostname: hostname,
+		Root:     &specs.Root{Path: agentproto.RootPath},
+		Process: &specs.Process{
+			Args: args,
+			Env:  environment(c, img),
+			Cwd:  first(c.WorkingDir, img.WorkingDir, "/"),
+			Capabilities: &specs.LinuxCapabilities{
+				Bounding: caps, Effective: caps, Permitted: caps,
+			},
+			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles}},
+		},
+		Mounts: mounts(c.Mounts, volumes),
+		Linux: &specs.Linux{
+			CgroupsPath: "/container/init",
+			Resources: &specs.LinuxResources{
+				CPU:    &specs.LinuxCPU{Quota: &quota, Period: &period},
+				Memory: &specs.LinuxMemory{Limit: &memory},
+			},
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.CgroupNamespace}, {Type: specs.IPCNamespace}, {Type: specs.MountNamespace},
+				{Type: specs.PIDNamespace}, {Type: specs.UTSNamespace},
+			},
+			MaskedPaths:   maskedPaths(),
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}, nil
+}
+
+// commandLine follows the image-spec: a declared entrypoint drops the image's
+// command, a declared command replaces it.
+func commandLine(c spec.Container, img image.Config) []string {
+	entry, cmd := img.Entrypoint, img.Cmd
+	if c.Entrypoint != nil {
+		entry, cmd = c.Entrypoint, nil
+	}
+	if c.Command != nil {
+		cmd = c.Command
+	}
+	return slices.Concat(entry, cmd)
+}
+
+// environment answers KEY=VALUE lines: the image's, then the declared ones
+// sorted; the last of a name wins.
+func environment(c spec.Container, img image.Config) []string {
+	env := []string{defaultPath}
+	set := func(kv string) {
+		name, _, _ := strings.Cut(kv, "=")
+		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		env = append(env, kv)
+	}
+	for _, kv := range img.Env {
+		set(kv)
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Environment)) {
+		set(name + "=" + c.Environment[name])
+	}
+	return env
+}
+
+// mounts answers the default mounts and the declared ones, parents first. A
+// declared mount takes a default's place.
+func mounts(declared []spec.Mount, volumes map[string]string) []specs.Mount {
+	var own []specs.Mount
+	taken := map[string]bool{}
+	for _, m := range declared {
+		taken[m.Destination] = true
+		own = append(own, mount(m, volumes))
+	}
+	all := slices.DeleteFunc(defaultMounts(), func(m specs.Mount) bool { return taken[m.Destination] })
+	all = append(all, own...)
+	slices.SortStableFunc(all, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
+	return all
+}
+
+func depth(path string) int { return strings.Count(strings.Trim(path, "/"), "/") }
+
+func mount(m spec.Mount, volumes map[string]string) specs.Mount {
+	out := specs.Mount{Type: m.Type, Source: m.Source, Destination: m.Destination, Options: m.Options}
+	switch m.Type {
+	case "volume":
+		out.Type, out.Source = "bind", agentproto.VolumeScheme+volumes[m.Source]
+		out.Options = append([]string{"rbind"}, m.Options...)
+	case "tmpfs":
+		out.Source = "tmpfs"
+		out.Options = append([]string{"nosuid", "nodev"}, m.Options...)
+	}
+	if out.Source == "" {
+		out.Source = out.Type
+	}
+	return out
+}
+
+// defaultMounts are LinuxContainer's.
+func defaultMounts() []specs.Mount {
+	safe := []string{"nosuid", "noexec", "nodev"}
+	with := func(more ...string) []string { return slices.Concat(safe, more) }
+	return []specs.Mount{
+		{Type: "proc", Source: "proc", Destination: "/proc"},
+		{Type: "sysfs", Source: "sysfs", Destination: "/sys", Options: safe},
+		{Type: "devtmpfs", Source: "none", Destination: "/dev", Options: []string{"nosuid", "mode=755"}},
+		{Type: "mqueue", Source: "mqueue", Destination: "/dev/mqueue", Options: safe},
+		{Type: "tmpfs", Source: "tmpfs", Destination: "/dev/shm", Options: with("mode=1777", "size=65536k")},
+		{Type: "cgroup2", Source: "none", Destination: "/sys/fs/cgroup", Options: safe},
+		{Type: "devpts", Source: "devpts", Destination: "/dev/pts",
+			Options: []string{"nosuid", "noexec", "newinstance", "gid=5", "mode=0620", "ptmxmode=0666"}},
+	}
+}
+
+// defaultCapabilities are the 14 that OCI runtimes leave to a container.
+func defaultCapabilities() []string {
+	return []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID",
+		"CAP_SETUID", "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"}
+}
+
+func maskedPaths() []string {
+	return []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
+}
+
+func first(all ...string) string {
+	for _, s := range all {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// diskID names the disk of the nth volume.
+func diskID(n int) string { return "vol" + strconv.Itoa(n) }

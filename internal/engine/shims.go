@@ -1,0 +1,307 @@
+package engine
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// launch is what a shim reads; it is shim.Launch, told apart so that this room
+// needs the wire only.
+type launch struct {
+	Home      store.Home     `json:"home"`
+	Instance  store.Instance `json:"instance"`
+	Kernel    string         `json:"kernel"`
+	Initramfs string         `json:"initramfs"`
+}
+
+// start brings an instance to a running process: with a new shim, or joining
+// one that is at it. Ending ctx takes back what was begun.
+func (s *Stack) start(ctx context.Context, name string, report func(event.Progress)) error {
+	alive, err := s.o.Home.Alive(s.Name, name)
+	if err != nil {
+		return err
+	}
+	if !alive {
+		if err := s.spawn(ctx, name); err != nil {
+			return fmt.Errorf("start its shim: %w", err)
+		}
+	}
+	lctx, cancel := limited(ctx, startLimit, "start the instance")
+	defer cancel()
+	st, err := s.follow(lctx, name, func(st shimproto.Status) bool {
+		if st.Phase != "" {
+			report(event.Progress{Phase: st.Phase})
+		}
+		return st.State >= lifecycle.Started
+	})
+	switch {
+	case ctx.Err() != nil: // all or nothing
+		grace := time.Duration(0)
+		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace))
+	case err != nil:
+		return err
+	case st.State == lifecycle.Errored:
+		return errs.New(errs.Unavailable, "%s", st.Cause)
+	case st.State == lifecycle.Stopping, st.State == lifecycle.Stopped && st.Exit == nil:
+		return errs.New(errs.Canceled, "it was stopped meanwhile")
+	}
+	return nil
+}
+
+// spawn starts a shim and waits until it can be dialled.
+func (s *Stack) spawn(ctx context.Context, name string) error {
+	rec, err := s.o.Home.ReadInstance(s.Name, name)
+	if err != nil {
+		return err
+	}
+	from, err := s.bootFrom(ctx)
+	if err != nil {
+		return err
+	}
+	orders, err := json.Marshal(launch{Home: s.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs})
+	if err != nil {
+		return errs.New(errs.Internal, "encode launch: %w", err)
+	}
+	said, err := os.OpenFile(filepath.Join(s.o.Home.Instance(s.Name, name), "shim.log"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	ready, tell, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd := exec.Command(s.o.Shim[0], s.o.Shim[1:]...)
+	cmd.Args = append(cmd.Args, s.Name+"/"+name) // for people who read ps
+	cmd.Stdin = bytes.NewReader(orders)
+	cmd.Stderr = said
+	cmd.ExtraFiles = []*os.File{tell}
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = tell.Close() // the shim has its own
+	if err != nil {
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }() // it is reaped where we outlive it; its record says how it went
+	return awaitReady(ctx, ready, said, cmd.Process)
+}
+
+// awaitReady waits for the shim's line, or its end.
+func awaitReady(ctx context.Context, ready *os.File, said *os.File, p *os.Process) error {
+	ctx, cancel := limited(ctx, spawnLimit, "await the shim's readiness")
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_, err := bufio.NewReader(ready).ReadString('\n')
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		_ = p.Kill() // it takes its machine with it
+		return context.Cause(ctx)
+	}
+	b, _ := io.ReadAll(io.NewSectionReader(said, 0, 16<<10)) // what there is
+	return errs.New(errs.Unavailable, "%s", first(string(bytes.TrimSpace(b)), "it ended without a word"))
+}
+
+// follow listens to a shim until done says so or the instance has ended, and
+// answers the last status. A shim that vanished is looked up in its record.
+func (s *Stack) follow(ctx context.Context, name string, done func(shimproto.Status) bool) (shimproto.Status, error) {
+	news := newMailbox()
+	c, err := s.dial(ctx, name, news.put)
+	if errs.Is(err, errs.NotFound) {
+		return s.recorded(ctx, name)
+	}
+	if err != nil {
+		return shimproto.Status{}, err
+	}
+	defer c.Close()
+	for {
+		select {
+		case <-news.wake:
+			st := news.get()
+			if done(st) || !st.State.Live() {
+				return st, nil
+			}
+		case <-c.Done():
+			if st := news.get(); st.State != 0 && (done(st) || !st.State.Live()) {
+				return st, nil
+			}
+			return s.recorded(ctx, name)
+		case <-ctx.Done():
+			return shimproto.Status{}, context.Cause(ctx)
+		}
+	}
+}
+
+// recorded answers the status of an instance without a shim.
+func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, error) {
+	i, err := s.observe(ctx, name)
+	if err != nil {
+		return shimproto.Status{}, err
+	}
+	return shimproto.Status{State: i.State, Cause: i.Cause, Exit: i.Exit, Started: i.Started, Finished: i.Finished, Boots: i.Boots, PID: i.PID}, nil
+}
+
+// dial connects to the shim of an instance. One that holds its lock but cannot
+// be dialled is just coming or going, and is tried again; errs.NotFound: there
+// is none.
+func (s *Stack) dial(ctx context.Context, name string, onStatus func(shimproto.Status)) (*shimproto.Client, error) {
+	ctx, cancel := limited(ctx, spawnLimit, "reach the shim")
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := shimproto.Dial(ctx, s.o.Home.Socket(s.Name, name), onStatus)
+		if err == nil || errs.Is(err, errs.Unsupported) {
+			return c, err
+		}
+		alive, aerr := s.o.Home.Alive(s.Name, name)
+		if aerr != nil {
+			return nil, aerr
+		}
+		if !alive {
+			return nil, errs.New(errs.NotFound, "%s is not running", name)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// Dial connects to the shim of an instance; errs.NotFound where there is none.
+func (s *Stack) Dial(ctx context.Context, name string) (*shimproto.Client, error) {
+	return s.dial(ctx, name, nil)
+}
+
+// stop ends an instance in order and waits until it is gone; none running is
+// fine. grace replaces the declared one. A shim that cannot be spoken with is
+// killed: its machine goes with it.
+func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration) error {
+	c, err := s.dial(ctx, name, nil)
+	switch {
+	case errs.Is(err, errs.NotFound):
+		return nil
+	case ctx.Err() != nil:
+		return err
+	case err != nil:
+		return s.killShim(ctx, name, err)
+	}
+	defer c.Close()
+	if grace == nil { // the record may have changed since the shim read it
+		if rec, err := s.o.Home.ReadInstance(s.Name, name); err == nil {
+			grace = &rec.StopTimeout
+		}
+	}
+	_, err = c.Stop(ctx, shimproto.Stop{Grace: grace})
+	if errs.Is(err, errs.Unavailable) { // it was lost at the very moment
+		if alive, aerr := s.o.Home.Alive(s.Name, name); aerr == nil && !alive {
+			err = nil
+		}
+	}
+	if err == nil {
+		err = s.awaitGone(ctx, name)
+	}
+	return err
+}
+
+// Stop is stop for callers that have no plan.
+func (s *Stack) Stop(ctx context.Context, name string, grace *time.Duration) error {
+	return s.stop(ctx, name, grace)
+}
+
+// awaitGone waits until the shim has given up its lock.
+func (s *Stack) awaitGone(ctx context.Context, name string) error {
+	ctx, cancel := limited(ctx, spawnLimit, "await the end of the shim")
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		alive, err := s.o.Home.Alive(s.Name, name)
+		if err != nil || !alive {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// killShim ends a shim that does not answer. Its pid is on record, and as it
+// holds the lock that record is its own.
+func (s *Stack) killShim(ctx context.Context, name string, why error) error {
+	st, err := s.o.Home.ReadState(s.Name, name)
+	if err != nil || st.PID <= 1 {
+		return errors.Join(why, err)
+	}
+	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return errors.Join(why, fmt.Errorf("kill the shim: %w", err))
+	}
+	return s.awaitGone(ctx, name)
+}
+
+// await waits until a condition is true of an instance.
+func (s *Stack) await(ctx context.Context, op planner.Await) error {
+	if op.Condition != spec.ConditionCompleted {
+		return errs.New(errs.Unsupported, "there is no waiting for %q yet", op.Condition)
+	}
+	st, err := s.follow(ctx, op.Instance, func(st shimproto.Status) bool { return !st.State.Live() })
+	switch {
+	case err != nil:
+		return err
+	case st.State == lifecycle.Errored:
+		return errs.New(errs.Unavailable, "%s", st.Cause)
+	case st.Exit == nil:
+		return errs.New(errs.FailedPrecondition, "it has not run")
+	case st.Exit.Code != 0:
+		return errs.New(errs.FailedPrecondition, "%s", ExitWords(st.Exit))
+	}
+	return nil
+}
+
+// AwaitEnd waits until an instance has no shim, and answers how it ended.
+func (s *Stack) AwaitEnd(ctx context.Context, name string) (shimproto.Status, error) {
+	return s.follow(ctx, name, func(st shimproto.Status) bool { return !st.State.Live() })
+}
+
+// ExitWords says how a process ended: "exited with 3".
+func ExitWords(e *state.Exit) string {
+	switch {
+	case e.OOM:
+		return fmt.Sprintf("exited with %d: out of memory", e.Code)
+	case e.Signal != "":
+		return fmt.Sprintf("exited with %d: %s", e.Code, e.Signal)
+	}
+	return fmt.Sprintf("exited with %d", e.Code)
+}
+
+// limited is ctx with a limit whose error names the phase.
+func limited(ctx context.Context, d time.Duration, phase string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, errs.New(errs.DeadlineExceeded, "%s: not done within %s", phase, d))
+}

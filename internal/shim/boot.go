@@ -1,0 +1,266 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/internal/wire"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// IDs of the disks of a machine.
+const (
+	diskRoot     = "root"
+	diskWritable = "writable"
+)
+
+// outputs are the streams of the container's process, each with its token.
+type outputs struct {
+	stdout, stderr       *wire.Stream
+	stdoutTok, stderrTok string
+}
+
+func (o *outputs) close() {
+	for _, s := range []*wire.Stream{o.stdout, o.stderr} {
+		if s != nil {
+			_ = s.Close() // the machine goes with it
+		}
+	}
+}
+
+// boot takes the instance from a record to a running process, and tells the
+// loop what came of it. All or nothing: on failure the machine is gone.
+func (s *shim) boot(ctx context.Context) {
+	m, agent, phases, err := s.bring(ctx)
+	s.send(func() {
+		s.st.Phases = phases
+		if err != nil {
+			s.failed(err)
+			return
+		}
+		s.running.set(m, agent)
+		s.st.Started = time.Now()
+		if s.life == lifecycle.Stopping { // asked for while the process was being started
+			s.stopping(agent, m)
+			return
+		}
+		if err := s.move(lifecycle.Start, ""); err != nil {
+			s.lose(err)
+		}
+	})
+}
+
+// failed ends a boot that came to nothing: it was stopped, or it broke. The
+// loop's.
+func (s *shim) failed(err error) {
+	if s.life == lifecycle.Stopping {
+		if errs.Is(err, errs.Canceled) { // what a stop does to a boot
+			err = nil
+		}
+		s.finish(lifecycle.Exit, nil, "stopped before it was started", err)
+		return
+	}
+	s.finish(lifecycle.Fail, nil, err.Error(), nil)
+}
+
+// bring boots the machine, sets it up and starts the process.
+func (s *shim) bring(ctx context.Context) (m vmm.Machine, agent *agentproto.Client, phases []store.Phase, err error) {
+	var un undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, un.Run(ctx, undoLimit))
+		}
+	}()
+	clock := stopwatch{born: s.born, last: s.born}
+	cfg := s.machineConfig()
+	if m, err = s.driver.Boot(ctx, cfg); err != nil {
+		return nil, nil, nil, err
+	}
+	un.Push("boot the machine", m.Stop)
+	clock.lap("machine started")
+	s.send(func() { s.tell("booting kernel") })
+
+	if agent, err = s.dialAgent(ctx, m); err != nil {
+		return nil, nil, nil, s.autopsy(ctx, m, err)
+	}
+	un.Push("dial the agent", func(context.Context) error { return agent.Close() })
+	clock.lap("kernel booted, agent answers")
+	s.send(func() { s.tell("setting up") })
+
+	out, err := s.setUp(ctx, m, agent)
+	if err != nil {
+		return nil, nil, nil, s.autopsy(ctx, m, fmt.Errorf("set up machine: %w", err))
+	}
+	un.PushFunc("open the output", out.close)
+	clock.lap("root mounted, streams open")
+	s.send(func() {
+		if s.life == lifecycle.Booting { // not where a stop came first
+			if err := s.move(lifecycle.Ready, "starting process"); err != nil {
+				s.abort()
+			}
+		}
+	})
+
+	sctx, cancel := limit(ctx, startLimit, "start the process")
+	defer cancel()
+	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User,
+		Stdout: out.stdoutTok, Stderr: out.stderrTok})
+	if err != nil {
+		if perr := s.powerOff(m, agent); perr != nil {
+			err = errors.Join(err, perr)
+		}
+		return nil, nil, nil, err
+	}
+	clock.lap("process started")
+	un.Release()
+	go s.keep(m, agent, out)
+	return m, agent, clock.phases, nil
+}
+
+func (s *shim) machineConfig() *vmm.Config {
+	home, i := s.launch.Home, s.inst
+	cfg := &vmm.Config{
+		Name:      i.Stack + "-" + i.Name,
+		CPUs:      i.CPUs,
+		Memory:    i.Memory,
+		Kernel:    s.launch.Kernel,
+		Initramfs: s.launch.Initramfs,
+		Console:   home.Console(i.Stack, i.Name),
+		Disks: []vmm.Disk{
+			{ID: diskRoot, Path: i.Root, ReadOnly: true},
+			{ID: diskWritable, Path: home.Writable(i.Stack, i.Name)},
+		},
+	}
+	for _, v := range i.Volumes {
+		cfg.Disks = append(cfg.Disks, vmm.Disk{ID: v.ID, Path: v.Path, ReadOnly: v.ReadOnly})
+	}
+	return cfg
+}
+
+func (s *shim) dialAgent(ctx context.Context, m vmm.Machine) (*agentproto.Client, error) {
+	ctx, cancel := limit(ctx, bootLimit, "boot the kernel and reach the agent")
+	defer cancel()
+	conn, err := m.Dial(ctx, vmm.AgentPort)
+	if err != nil {
+		return nil, err
+	}
+	return agentproto.NewClient(ctx, conn, nil)
+}
+
+// setUp gives the machine its identity and its root, and opens the output
+// streams meanwhile.
+func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Client) (_ *outputs, err error) {
+	ctx, cancel := limit(ctx, setupLimit, "set the machine up")
+	defer cancel()
+	set := agentproto.Setup{
+		Hostname: s.inst.Runtime.Hostname,
+		Time:     time.Now(),
+		Entropy:  make([]byte, 64),
+		Root:     agentproto.Root{Lower: diskRoot, Upper: diskWritable},
+	}
+	if _, err := rand.Read(set.Entropy); err != nil {
+		return nil, fmt.Errorf("draw entropy: %w", err)
+	}
+	for _, v := range s.inst.Volumes {
+		set.Volumes = append(set.Volumes, agentproto.Volume{ID: v.ID, ReadOnly: v.ReadOnly})
+	}
+	out := &outputs{stdoutTok: rand.Text(), stderrTok: rand.Text()}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { _, err := agent.Setup(gctx, set); return err })
+	g.Go(func() error { out.stdout, err = openStream(gctx, m, out.stdoutTok); return err })
+	g.Go(func() error {
+		var err error
+		out.stderr, err = openStream(gctx, m, out.stderrTok)
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		out.close()
+		return nil, err
+	}
+	return out, nil
+}
+
+func openStream(ctx context.Context, m vmm.Machine, token string) (*wire.Stream, error) {
+	conn, err := m.Dial(ctx, vmm.AgentPort)
+	if err != nil {
+		return nil, err
+	}
+	return agentproto.OpenStream(ctx, conn, token)
+}
+
+// limit is ctx with a limit whose error names the phase.
+func limit(ctx context.Context, d time.Duration, phase string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, errs.New(errs.DeadlineExceeded, "%s: not done within %s", phase, d))
+}
+
+// stopwatch records the phases of a boot.
+type stopwatch struct {
+	born, last time.Time
+	phases     []store.Phase
+}
+
+func (w *stopwatch) lap(name string) {
+	now := time.Now()
+	w.phases = append(w.phases, store.Phase{Name: name, Start: w.last.Sub(w.born), Duration: now.Sub(w.last)})
+	w.last = now
+}
+
+// autopsy says why a machine was lost, where it was: err is but the first sign.
+func (s *shim) autopsy(ctx context.Context, m vmm.Machine, err error) error {
+	if !errs.Is(err, errs.Unavailable) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if werr := m.Wait(ctx); werr != nil && ctx.Err() == nil {
+		err = fmt.Errorf("the machine was lost: %w", werr)
+	}
+	if text := s.panicText(); text != "" {
+		err = errs.New(errs.Unavailable, "%w: %s", err, text)
+	}
+	return err
+}
+
+// consoleTail is how much of the console is searched for a panic, in bytes.
+const consoleTail = 64 << 10
+
+// panicText answers the kernel's last words, if it panicked.
+func (s *shim) panicText() string {
+	f, err := os.Open(s.launch.Home.Console(s.inst.Stack, s.inst.Name))
+	if err != nil {
+		return "" // no console, no words
+	}
+	defer f.Close()
+	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > consoleTail {
+		_, _ = f.Seek(end-consoleTail, io.SeekStart) // else from the start
+	}
+	b, _ := io.ReadAll(io.LimitReader(f, consoleTail)) // what there is
+	_, text, found := bytes.Cut(b, []byte("Kernel panic - not syncing:"))
+	if !found {
+		return ""
+	}
+	text, _, _ = bytes.Cut(text, []byte("\n"))
+	return "kernel panic:" + string(bytes.TrimRight(text, "\r"))
+}
+
+func exitState(e agentproto.Exit) *state.Exit {
+	x := &state.Exit{Code: e.Code, OOM: e.OOM, At: e.At}
+	if e.Signal != 0 {
+		x.Signal = agentproto.SignalName(e.Signal)
+	}
+	return x
+}

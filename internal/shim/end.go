@@ -1,0 +1,162 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/wire"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// keep waits for the process's end, or the machine's, and puts everything away.
+// Every step is done, whatever became of those before; the first error leads.
+func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
+	var copies sync.WaitGroup
+	var mu sync.Mutex // guards copyErrs
+	var copyErrs []error
+	for name, st := range map[string]*wire.Stream{"stdout": out.stdout, "stderr": out.stderr} {
+		copies.Go(func() {
+			if err := s.copyLog(name, st); err != nil {
+				mu.Lock()
+				copyErrs = append(copyErrs, fmt.Errorf("keep %s: %w", name, err))
+				mu.Unlock()
+			}
+		})
+	}
+	exit, err := agent.Wait(context.Background(), agentproto.InitID)
+	if err != nil { // not the process: the agent or the machine ended
+		err = s.autopsy(context.Background(), m, fmt.Errorf("the agent was lost: %w", err))
+		_ = m.Kill() // an agent lost alone takes its machine with it
+		_ = m.Wait(context.Background())
+		copies.Wait()
+		s.send(func() { s.lose(err) })
+		return
+	}
+	var all *multierror.Error
+	step := func(err error) {
+		if err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	step(waitFor(&copies, drainLimit, "drain the output"))
+	mu.Lock()
+	step(errors.Join(copyErrs...))
+	mu.Unlock()
+	step(s.powerOff(m, agent))
+	_ = agent.Close() // its peer is gone
+	s.send(func() {
+		s.running.set(nil, nil)
+		cause := ""
+		if all.ErrorOrNil() != nil {
+			cause = "while it was put away: " + all.Error()
+		}
+		x := exitState(exit)
+		x.Requested = s.life == lifecycle.Stopping
+		s.finish(lifecycle.Exit, x, cause, all.ErrorOrNil())
+	})
+}
+
+// lose records a machine that is not there any more. The loop's.
+func (s *shim) lose(err error) {
+	s.running.set(nil, nil)
+	s.finish(lifecycle.Fail, nil, err.Error(), err)
+}
+
+// copyLog writes a stream to the log until its end.
+func (s *shim) copyLog(name string, st *wire.Stream) error {
+	defer st.Close()
+	w := s.logs.Stream(name, s.st.Boots)
+	// Neither side may take over: the frames need the stream, the lines the log.
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{st}, make([]byte, 64<<10))
+	return errors.Join(err, w.Close())
+}
+
+// powerOff ends the machine in order, and by force where that takes too long.
+func (s *shim) powerOff(m vmm.Machine, agent *agentproto.Client) error {
+	ctx, cancel := limit(context.Background(), powerOffLimit, "power the machine off")
+	defer cancel()
+	var all *multierror.Error
+	if err := agent.PowerOff(ctx); err != nil && !errs.Is(err, errs.Unavailable) {
+		all = multierror.Append(all, fmt.Errorf("power off: %w", err))
+	}
+	if err := m.Wait(ctx); err != nil {
+		all = multierror.Append(all, err)
+		if err := m.Stop(context.WithoutCancel(ctx)); err != nil {
+			all = multierror.Append(all, err)
+		}
+	}
+	return all.ErrorOrNil()
+}
+
+// waitFor waits for wg, at most d.
+func waitFor(wg *sync.WaitGroup, d time.Duration, phase string) error {
+	done := make(chan struct{})
+	go func() { wg.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(d):
+		return errs.New(errs.DeadlineExceeded, "%s: not done within %s", phase, d)
+	}
+}
+
+// stop asks the instance to end; what ends it is keep or boot. The loop's.
+func (s *shim) stop(grace *time.Duration) {
+	if s.hurry != nil { // one is under way: a second may only be in more of a hurry
+		if grace != nil && *grace == 0 {
+			s.hurry()
+		}
+		return
+	}
+	if err := s.move(lifecycle.Stop, "stopping"); err != nil {
+		return // there is nothing left to stop: final says so to whoever waits
+	}
+	d := s.inst.StopTimeout
+	if grace != nil {
+		d = *grace
+	}
+	hurry := make(chan struct{})
+	s.hurry = sync.OnceFunc(func() { close(hurry) })
+	s.stopping = func(agent *agentproto.Client, m vmm.Machine) { go s.end(m, agent, d, hurry) }
+	if m, agent, err := s.running.get(); err == nil {
+		s.stopping(agent, m)
+		return
+	}
+	s.abort() // the boot; if it comes through all the same, it calls stopping
+}
+
+// end makes the process go: by the stop signal, after grace by SIGKILL, and if
+// that does not help by its machine's end.
+func (s *shim) end(m vmm.Machine, agent *agentproto.Client, grace time.Duration, hurry <-chan struct{}) {
+	if grace > 0 {
+		sig := agentproto.Signal{ID: agentproto.InitID, Signal: s.inst.StopSignal}
+		if err := s.signal(agent, sig); err == nil {
+			select {
+			case <-s.final:
+				return
+			case <-hurry:
+			case <-time.After(grace):
+			}
+		}
+	}
+	_ = s.signal(agent, agentproto.Signal{ID: agentproto.InitID, Signal: agentproto.SIGKILL, All: true})
+	select {
+	case <-s.final:
+	case <-time.After(killLimit):
+		_ = m.Kill() // keep sees the end of it
+	}
+}
+
+func (s *shim) signal(agent *agentproto.Client, sig agentproto.Signal) error {
+	ctx, cancel := limit(context.Background(), killLimit, "signal the process")
+	defer cancel()
+	return agent.Signal(ctx, sig)
+}

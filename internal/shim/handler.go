@@ -1,0 +1,149 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/wire"
+	"github.com/vzcompose/vzcompose/vmm"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// handler answers commands.
+type handler struct{ s *shim }
+
+var _ shimproto.Handler = handler{}
+
+// Status is what was last posted.
+func (h handler) Status(context.Context, shimproto.Empty) (shimproto.Status, error) {
+	st, _ := h.s.status.read()
+	return st, nil
+}
+
+// Stop ends the instance and answers its last word.
+func (h handler) Stop(ctx context.Context, p shimproto.Stop) (shimproto.Status, error) {
+	h.s.send(func() { h.s.stop(p.Grace) })
+	select {
+	case <-h.s.final:
+	case <-ctx.Done():
+		select { // both may be: then the answer is known
+		case <-h.s.final:
+		default:
+			return shimproto.Status{}, context.Cause(ctx)
+		}
+	}
+	st, _ := h.s.status.read()
+	if h.s.stopErr != nil {
+		return st, fmt.Errorf("stop %s: %w", h.s.inst.Name, h.s.stopErr)
+	}
+	return st, nil
+}
+
+// Signal signals the container's process.
+func (h handler) Signal(ctx context.Context, p shimproto.Signal) (shimproto.Empty, error) {
+	_, agent, err := h.s.running.get()
+	if err != nil {
+		return shimproto.Empty{}, err
+	}
+	return shimproto.Empty{}, agent.Signal(ctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal})
+}
+
+// Exec starts another process in the container.
+func (h handler) Exec(ctx context.Context, p shimproto.Exec) (shimproto.ExecStarted, error) {
+	if st, _ := h.s.status.read(); st.State != lifecycle.Started {
+		return shimproto.ExecStarted{}, errs.New(errs.FailedPrecondition, "cannot run a process in what is %s", st.State)
+	}
+	_, agent, err := h.s.running.get()
+	if err != nil {
+		return shimproto.ExecStarted{}, err
+	}
+	id := h.s.running.nextExec()
+	start := agentproto.Start{ID: id, Process: h.process(p), User: p.User, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr}
+	if start.User == "" {
+		start.User = h.s.inst.User
+	}
+	if _, err := agent.Start(ctx, start); err != nil {
+		return shimproto.ExecStarted{}, err
+	}
+	return shimproto.ExecStarted{ID: id}, nil
+}
+
+// process is the container's own with what p says.
+func (h handler) process(p shimproto.Exec) *specs.Process {
+	proc := *h.s.inst.Runtime.Process
+	proc.Args = p.Args
+	proc.Env = mergeEnv(proc.Env, p.Env)
+	if p.Cwd != "" {
+		proc.Cwd = p.Cwd
+	}
+	return &proc
+}
+
+// mergeEnv answers base with the variables of more, which win.
+func mergeEnv(base, more []string) []string {
+	out := slices.Clone(base)
+	for _, kv := range more {
+		name, _, _ := strings.Cut(kv, "=")
+		out = slices.DeleteFunc(out, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		out = append(out, kv)
+	}
+	return out
+}
+
+// Wait answers when an exec has ended, and forgets it.
+func (h handler) Wait(ctx context.Context, p shimproto.Wait) (agentproto.Exit, error) {
+	_, agent, err := h.s.running.get()
+	if err != nil {
+		return agentproto.Exit{}, err
+	}
+	exit, err := agent.Wait(ctx, p.ID)
+	if err != nil {
+		return agentproto.Exit{}, err
+	}
+	return exit, agent.Release(ctx, p.ID)
+}
+
+func (l *live) nextExec() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.execs++
+	return fmt.Sprintf("exec-%d", l.execs)
+}
+
+// pass connects a command's stream with the agent's of the same token, until
+// the agent ends it. A command that goes away has its input ended and its
+// output read on: a process must not stand still because nobody looks.
+func (s *shim) pass(m vmm.Machine, token string, cmd *wire.Stream) {
+	ctx, cancel := limit(context.Background(), startLimit, "open a stream to the agent")
+	agent, err := openStream(ctx, m, token)
+	cancel()
+	if err != nil {
+		_ = cmd.Abort(err) // it may be gone
+		return
+	}
+	go func() {
+		_, _ = copyStream(agent, cmd) // an end is an end
+		_ = agent.CloseWrite()
+	}()
+	if _, err := copyStream(cmd, agent); err != nil {
+		_, err = io.Copy(io.Discard, struct{ io.Reader }{agent})
+		if err != nil {
+			_ = cmd.Abort(errs.New(errs.Unavailable, "the process's stream broke: %w", err))
+		}
+	}
+	_ = cmd.CloseWrite()
+	_ = agent.Close()
+	_ = cmd.Close()
+}
+
+func copyStream(to io.Writer, from io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 64<<10))
+}

@@ -1,0 +1,255 @@
+// Package shim looks after one instance: its machine, the agent in it, its logs
+// and its record. A shim is a process of its own, detached from the command that
+// started it; it holds the lock of the instance's folder for as long as it
+// lives, is the only writer of its record, and answers commands on a socket. It
+// ends with its machine, and its machine with it.
+//
+// One goroutine owns the state (loop); booting and stopping run beside it and
+// send it what came of them.
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/logs"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/internal/wire"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// Launch is what a shim is told at its start, on its standard input.
+type Launch struct {
+	Home      store.Home     `json:"home"`
+	Instance  store.Instance `json:"instance"`
+	Kernel    string         `json:"kernel"`
+	Initramfs string         `json:"initramfs"`
+}
+
+// ReadLaunch reads a Launch from r.
+func ReadLaunch(r io.Reader) (l Launch, err error) {
+	if err := json.NewDecoder(r).Decode(&l); err != nil {
+		return l, errs.New(errs.InvalidArgument, "read launch: %w", err)
+	}
+	return l, nil
+}
+
+// Limits of phases.
+const (
+	bootLimit     = 180 * time.Second // from the machine's start to the agent's answer
+	setupLimit    = 60 * time.Second
+	startLimit    = 60 * time.Second
+	killLimit     = 20 * time.Second // from SIGKILL to the process's end
+	drainLimit    = 5 * time.Minute  // the last output, from the guest to the log
+	powerOffLimit = 20 * time.Second
+	undoLimit     = 30 * time.Second
+	farewellLimit = 2 * time.Second // the last notices, to commands that listen
+)
+
+// shim is one instance's keeper.
+type shim struct {
+	launch Launch
+	inst   store.Instance
+	driver vmm.Driver
+	born   time.Time
+	logs   *logs.Writer
+
+	inbox chan func() // what the loop is to do; it alone touches the following
+	life  lifecycle.State
+	st    store.State
+	hurry func()             // makes the stop under way kill at once; nil: none is
+	abort context.CancelFunc // ends the boot under way
+	// stopping ends a process that was started although a stop was asked for.
+	stopping func(*agentproto.Client, vmm.Machine)
+
+	// final is closed once the record has the last state and status its word.
+	final   chan struct{}
+	stopErr error // of the stop; valid after final
+
+	status  board
+	running live
+}
+
+// live is the machine while there is one to talk to.
+type live struct {
+	mu      sync.Mutex // guards the following
+	machine vmm.Machine
+	agent   *agentproto.Client
+	execs   int
+}
+
+func (l *live) set(m vmm.Machine, a *agentproto.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.machine, l.agent = m, a
+}
+
+func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.agent == nil {
+		return nil, nil, errs.New(errs.FailedPrecondition, "the instance is not running")
+	}
+	return l.machine, l.agent, nil
+}
+
+// Run looks after an instance until its machine is gone. ready is called once
+// the shim can be dialled. When terminate ends the instance is stopped in order.
+// The error says why the shim could not do its work; how the instance ended is
+// in its record.
+func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
+	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(),
+		inbox: make(chan func()), final: make(chan struct{}), status: newBoard()}
+	var un undo.Stack
+	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
+
+	lock, err := l.Home.LockInstance(s.inst.Stack, s.inst.Name)
+	if err != nil {
+		return fmt.Errorf("take the instance's lock: %w", err)
+	}
+	un.PushFunc("take the lock", lock.Release)
+	if s.st, err = l.Home.ReadState(s.inst.Stack, s.inst.Name); err != nil {
+		return fmt.Errorf("read the last record: %w", err)
+	}
+	if s.logs, err = logs.OpenWriter(l.Home.Log(s.inst.Stack, s.inst.Name), logs.Options{}); err != nil {
+		return fmt.Errorf("open the log: %w", err)
+	}
+	un.Push("open the log", func(context.Context) error { return s.logs.Close() })
+	socket, err := s.listen()
+	if err != nil {
+		return err
+	}
+	un.PushFunc("listen", func() { _ = socket.Close(); l.Home.RemoveRuntime() })
+
+	s.life = lifecycle.Initialized
+	s.st = store.State{Boots: s.st.Boots + 1, PID: os.Getpid()}
+	if err := s.move(lifecycle.Boot, "starting machine"); err != nil {
+		return err
+	}
+	ready()
+	s.serve(socket, terminate)
+	return nil
+}
+
+// listen opens the socket. What lies at its path is a dead shim's: we have the
+// lock.
+func (s *shim) listen() (net.Listener, error) {
+	if err := s.launch.Home.MakeRuntime(); err != nil {
+		return nil, err
+	}
+	path := s.launch.Home.Socket(s.inst.Stack, s.inst.Name)
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("remove the old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the shim's socket: %w", err)
+	}
+	return l, nil
+}
+
+// serve boots, answers and ends.
+func (s *shim) serve(socket net.Listener, terminate context.Context) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var tasks sync.WaitGroup // the server and its connections
+	srv := shimproto.NewServer(handler{s}, s.openStream, s.greet)
+	tasks.Go(func() {
+		for {
+			c, err := socket.Accept()
+			if err != nil {
+				return // closed; nothing else ends a unix listener
+			}
+			tasks.Go(func() { _ = srv.ServeConn(ctx, c) }) // a command's broken connection is the command's matter
+		}
+	})
+	bootCtx, abort := context.WithCancel(ctx)
+	s.abort = abort
+	go s.boot(bootCtx)
+	stop := context.AfterFunc(terminate, func() { s.send(func() { s.stop(nil) }) })
+	s.loop()
+	stop()
+	abort()
+	_ = socket.Close() // first: nobody new
+	s.status.farewell(farewellLimit)
+	cancel()
+	tasks.Wait()
+}
+
+// loop runs what is sent until the last state is recorded.
+func (s *shim) loop() {
+	for {
+		select {
+		case f := <-s.inbox:
+			f()
+		case <-s.final:
+			return
+		}
+	}
+}
+
+// send gives the loop something to do; after the end it is dropped.
+func (s *shim) send(f func()) {
+	select {
+	case s.inbox <- f:
+	case <-s.final:
+	}
+}
+
+// move takes the event, records and tells. The loop's.
+func (s *shim) move(e lifecycle.Event, phase string) error {
+	next, err := s.life.Next(e)
+	if err != nil {
+		return errs.As(errs.FailedPrecondition, err)
+	}
+	s.life, s.st.State = next, next
+	if err := s.launch.Home.WriteState(s.inst.Stack, s.inst.Name, s.st); err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	s.tell(phase)
+	return nil
+}
+
+func (s *shim) tell(phase string) {
+	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit,
+		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID})
+}
+
+// finish records the last state. The loop's, once.
+func (s *shim) finish(e lifecycle.Event, exit *state.Exit, cause string, stopErr error) {
+	s.st.Exit, s.st.Cause, s.st.Finished = exit, cause, time.Now()
+	if err := s.move(e, ""); err != nil {
+		// The disk is full, say. Commands that listen still hear it.
+		stopErr = errors.Join(stopErr, err)
+		s.tell("")
+	}
+	s.stopErr = stopErr
+	close(s.final)
+}
+
+// greet lets a command hear of every change.
+func (s *shim) greet(ctx context.Context, notify func(topic string, body any) error) {
+	s.status.watch(ctx, func(st shimproto.Status) error { return notify(shimproto.NoticeStatus, st) })
+}
+
+// openStream passes a command's stream on to the agent.
+func (s *shim) openStream(token string, st *wire.Stream) error {
+	m, _, err := s.running.get()
+	if err != nil {
+		return err
+	}
+	go s.pass(m, token, st)
+	return nil
+}

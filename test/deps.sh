@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Puts what machines need in place: QEMU, a Debian kernel package and busybox.
+# As root it installs; otherwise it says the one command. Usage: deps.sh FOLDER
+set -euo pipefail
+cache=$1
+mkdir -p "$cache/debs" "$cache/images"
+arch=$(dpkg --print-architecture)
+case $arch in
+  amd64) qemu=qemu-system-x86_64 qemu_pkg=qemu-system-x86 kernel=linux-image-cloud-amd64 ;;
+  arm64) qemu=qemu-system-aarch64 qemu_pkg=qemu-system-arm kernel=linux-image-cloud-arm64 ;;
+  *) echo "deps: there are no machines on $arch" >&2; exit 1 ;;
+esac
+
+need=()
+command -v "$qemu" >/dev/null || need+=("$qemu_pkg")
+
+updated=
+update() {
+  [ -n "$updated" ] && return
+  updated=1
+  echo "deps: apt-get update" >&2
+  apt-get update -qq
+}
+
+if [ ${#need[@]} -gt 0 ]; then
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "deps: run: sudo apt-get install -y --no-install-recommends ${need[*]}" >&2
+    exit 1
+  fi
+  update
+  echo "deps: installing ${need[*]}" >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+fi
+
+# fetch PACKAGE: its .deb in the cache, without installing it.
+fetch() {
+  compgen -G "$cache/debs/$1_*.deb" >/dev/null && return
+  if ! apt-cache show "$1" >/dev/null 2>&1; then
+    if [ "$(id -u)" -ne 0 ]; then echo "deps: run: sudo apt-get update" >&2; exit 1; fi
+    update
+  fi
+  echo "deps: fetching $1" >&2
+  (cd "$cache/debs" && apt-get download -qq "$1" 2>/dev/null) ||
+    { update; (cd "$cache/debs" && apt-get download -qq "$1"); }
+}
+
+# The kernel's own name has its version in it.
+if ! [ -e "$cache/kernel.deb" ]; then
+  apt-cache show "$kernel" >/dev/null 2>&1 || { [ "$(id -u)" -eq 0 ] && update; }
+  image=$(apt-cache depends "$kernel" | awk '/Depends: linux-image-[0-9]/ {print $2; exit}')
+  [ -n "$image" ] || { echo "deps: no kernel package behind $kernel" >&2; exit 1; }
+  fetch "$image"
+  ln -sf "debs/$(basename "$cache/debs/$image"_*.deb)" "$cache/kernel.deb"
+fi
+fetch busybox-static
+[ -e "$cache/images/busybox.tar" ] || "$(dirname "$0")/images/busybox.sh" "$cache"

@@ -1,0 +1,247 @@
+//go:build linux
+
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/vmm"
+	"github.com/vzcompose/vzcompose/vmm/qemu/vsock"
+)
+
+// machine is one QEMU and the devices that this process serves to it.
+type machine struct {
+	name   string
+	vsock  *vsock.Device
+	qmp    *qmp
+	stderr tail
+
+	monitored chan struct{} // closed once qmp is set
+	gone      chan struct{} // closed once err is set and everything is released
+	err       error         // why it is gone; nil: it was to be
+
+	mu       sync.Mutex // guards the following
+	killed   bool       // we ended it
+	shutdown string     // QMP's reason for the end: "guest-shutdown", "guest-reset", ...
+	proc     *os.Process
+	ports    [rootPorts]string        // the disk in each
+	waiting  map[string]chan struct{} // for the guest to let go of a device
+}
+
+var (
+	_ vmm.Machine  = (*machine)(nil)
+	_ vmm.Attacher = (*machine)(nil)
+)
+
+func newMachine(name string, dev *vsock.Device) *machine {
+	return &machine{name: name, vsock: dev, monitored: make(chan struct{}),
+		gone: make(chan struct{}), waiting: map[string]chan struct{}{}}
+}
+
+// start runs QEMU and its keepers. It owns files and vs. A failure to start is
+// an early end: Wait tells it.
+func (m *machine) start(path string, args []string, files []*os.File, vs *net.UnixConn) {
+	served := make(chan error, 1)
+	go func() { served <- m.vsock.Serve(vs) }()
+	go func() {
+		err := m.run(path, args, files)
+		_ = m.vsock.Close() // ends Serve
+		if serr := <-served; err != nil && serr != nil {
+			err = fmt.Errorf("%w (virtual socket device: %w)", err, serr)
+		}
+		m.err = err
+		select { // the monitor, if there ever was one, has lost its peer
+		case <-m.monitored:
+			m.qmp.close()
+		default:
+		}
+		close(m.gone)
+	}()
+}
+
+// run is QEMU's life. It keeps its thread: the kernel sends the parent-death
+// signal when the thread that forked ends, not the process.
+func (m *machine) run(path string, args []string, files []*os.File) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(path, args...)
+	cmd.ExtraFiles = files
+	cmd.Stdout, cmd.Stderr = &m.stderr, &m.stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+	err := cmd.Start()
+	for _, f := range files {
+		_ = f.Close() // QEMU has its own
+	}
+	if err != nil {
+		return errs.New(errs.Unavailable, "start qemu: %w", err)
+	}
+	m.mu.Lock()
+	m.proc = cmd.Process
+	killed := m.killed
+	m.mu.Unlock()
+	if killed { // before there was anything to kill
+		_ = cmd.Process.Kill()
+	}
+	return m.verdict(cmd.Wait())
+}
+
+// verdict says what an end of QEMU means.
+func (m *machine) verdict(err error) error {
+	m.mu.Lock()
+	killed, shutdown := m.killed, m.shutdown
+	m.mu.Unlock()
+	switch {
+	case killed:
+		return nil
+	case err == nil && shutdown == "guest-reset":
+		// The agent only ever powers off; a reset is the kernel's panic=-1.
+		return errs.New(errs.Unavailable, "the machine's kernel panicked or reset itself")
+	case err == nil && (shutdown == "guest-shutdown" || shutdown == "guest-panic"):
+		return nil
+	case err == nil:
+		return m.explain(errs.New(errs.Unavailable, "qemu ended by itself (%q)", shutdown))
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ProcessState.Sys() != nil {
+		if ws, ok := exit.ProcessState.Sys().(unix.WaitStatus); ok && ws.Signaled() {
+			return errs.New(errs.Unavailable, "qemu was ended by signal %s", unix.SignalName(ws.Signal()))
+		}
+	}
+	return m.explain(errs.New(errs.Unavailable, "qemu ended: %w", err))
+}
+
+// explain adds the last of what QEMU said.
+func (m *machine) explain(err error) error {
+	if said := bytes.TrimSpace(m.stderr.bytes()); len(said) > 0 {
+		return fmt.Errorf("%w: qemu says: %s", err, said)
+	}
+	return err
+}
+
+func (m *machine) takeEvent(e qmpEvent) {
+	switch e.Name {
+	case "SHUTDOWN":
+		var d struct {
+			Reason string `json:"reason"`
+		}
+		if json.Unmarshal(e.Data, &d) == nil {
+			m.mu.Lock()
+			m.shutdown = d.Reason
+			m.mu.Unlock()
+		}
+	case "DEVICE_DELETED":
+		var d struct {
+			Device string `json:"device"`
+		}
+		if json.Unmarshal(e.Data, &d) == nil {
+			m.mu.Lock()
+			if ch := m.waiting[d.Device]; ch != nil {
+				delete(m.waiting, d.Device)
+				close(ch)
+			}
+			m.mu.Unlock()
+		}
+	}
+}
+
+// Dial connects to a guest port.
+func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	c, err := m.vsock.Dial(ctx, port)
+	if err != nil {
+		return nil, fmt.Errorf("dial port %d of machine %s: %w", port, m.name, err)
+	}
+	return c, nil
+}
+
+// Listen takes the guest's connections to a host port.
+func (m *machine) Listen(port uint32) (net.Listener, error) { return m.vsock.Listen(port) }
+
+// Stop ends QEMU and waits.
+func (m *machine) Stop(ctx context.Context) error {
+	if err := m.Kill(); err != nil {
+		return err
+	}
+	select {
+	case <-m.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("await the end of qemu: %w", context.Cause(ctx))
+	}
+}
+
+// Kill ends QEMU. A machine's writable disks are no worse off than after a loss
+// of power: their filesystems have journals.
+func (m *machine) Kill() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.gone:
+		return nil
+	default:
+	}
+	m.killed = true
+	if m.proc == nil { // run looks at killed once it has started
+		return nil
+	}
+	if err := m.proc.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill qemu: %w", err)
+	}
+	return nil
+}
+
+// Wait answers when QEMU is gone.
+func (m *machine) Wait(ctx context.Context) error {
+	select {
+	case <-m.gone:
+		return m.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// PID is QEMU's process, 0 before it is started. It is for tests and people.
+func (m *machine) PID() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.proc == nil {
+		return 0
+	}
+	return m.proc.Pid
+}
+
+// tail keeps the last of what is written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+// tailSize is how much is kept, in bytes.
+const tailSize = 8 << 10
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p...)
+	if n := len(t.b) - tailSize; n > 0 {
+		t.b = append(t.b[:0], t.b[n:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) bytes() []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bytes.Clone(t.b)
+}
