@@ -11,7 +11,7 @@ import (
 type orders struct {
 	Container *containerOrders `json:"container,omitempty"` // nil: join the container
 	Process   processOrders    `json:"process"`
-	// Late is written right before the execve, to inherited descriptors: what
+	// Late is written shortly before the execve, to inherited descriptors: what
 	// must hold for the process and not for the stage.
 	Late []lateWrite `json:"late,omitempty"`
 }

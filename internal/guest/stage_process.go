@@ -40,17 +40,19 @@ func (p *processOrders) become(late []lateWrite) error {
 	if err := p.setLimits(false); err != nil {
 		return err
 	}
+	// While all our threads have equal rights: the kernel wants the right to
+	// schedule each of them (kernel/cgroup/cpuset.c, cpuset_can_attach).
+	for _, w := range late {
+		if _, err := unix.Write(w.FD, []byte(w.Text)); err != nil {
+			return fmt.Errorf("enter the container's limits: %w", err)
+		}
+	}
 	if err := p.changeUser(); err != nil {
 		return err
 	}
 	// Lowering needs no right; these would starve our own runtime before.
 	if err := p.setLimits(true); err != nil {
 		return err
-	}
-	for _, w := range late {
-		if _, err := unix.Write(w.FD, []byte(w.Text)); err != nil {
-			return fmt.Errorf("enter the container's limits: %w", err)
-		}
 	}
 	if _, err := unix.Write(fdReport, []byte{stageReady}); err != nil {
 		return fmt.Errorf("report: %w", err)
