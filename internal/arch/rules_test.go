@@ -53,10 +53,11 @@ func rooms() map[string]row {
 		"internal/network":     {imports: []string{"relay", "internal/errs", "internal/state", "internal/undo"}},
 		"internal/volume":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/logs":        {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
-		"internal/agents":      {},
+		"internal/agents":      {imports: []string{"internal/errs"}},
 
 		// what runs: in the machine, beside it, and for a command
-		"internal/guest": {imports: []string{"agentproto", "relay", "internal/errs", "internal/wire"}},
+		// It is the machine's main program: its stderr is the console.
+		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/errs", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
 		"executor": {imports: []string{"planner", "internal/errs", "internal/event"}},
@@ -111,5 +112,11 @@ func clock() []string {
 	return []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
 }
 
-// sleeps are the files that may call time.Sleep, each with its reason.
-func sleeps() map[string]string { return map[string]string{} }
+// sleeps are the files that may call time.Sleep, each with its reason. Tests
+// that import testing/synctest may anyway: their clock is not the wall's.
+func sleeps() map[string]string {
+	return map[string]string{
+		"internal/guest/poweroff.go": "the machine's last two seconds: nothing is left that could cancel them",
+		"internal/guest/serve.go":    "50 ms until descriptors are free again, of an accept that has no context",
+	}
+}
