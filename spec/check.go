@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
 )
 
 // checker checks what the keys of a stack mean together. Its findings point into
@@ -63,7 +65,7 @@ func (c *checker) environment(name string, d declared) map[string]string {
 			all[k] = v
 		}
 	}
-	if n := c.node(name).child("environment"); n != nil {
+	if n := c.node(name).child("environment"); n != nil && c.w.spend(n, n) {
 		for _, e := range pairs(c.w, n, c.at(name).key("environment"), "=").entries {
 			delete(all, e.key.text)
 		}
@@ -95,7 +97,7 @@ func (c *checker) envFile(f envFile, at *trail) map[string]string {
 		vars = readEnv(c.w, c.w.shown(f.path), data)
 		c.env[f.path] = vars
 	}
-	c.w.nodes = max(0, c.w.nodes-len(vars))
+	c.w.charge(len(vars))
 	if !c.w.visit(f.at) {
 		return nil
 	}
@@ -174,7 +176,7 @@ func (c *checker) rootFS(e entry) {
 // dependencies: they are containers of the stack.
 func (c *checker) dependencies(e entry) {
 	n := e.value.child("depends_on")
-	if n == nil {
+	if n == nil || !c.w.spend(n, n) {
 		return
 	}
 	at := c.at(e.key.text).key("depends_on")
@@ -185,7 +187,7 @@ func (c *checker) dependencies(e entry) {
 			c.w.error(d.key, at, "", "a container cannot wait for itself")
 		case c.node(name) == nil:
 			hint := ""
-			if !c.w.report.full() {
+			if !c.w.report.full(diag.Error) {
 				hint = suggest(name, sortedKeys(c.file.containers))
 			}
 			c.w.error(d.key, at, hint, "no container %s", quote(name))

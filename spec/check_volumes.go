@@ -1,5 +1,7 @@
 package spec
 
+import "github.com/vzcompose/vzcompose/internal/diag"
+
 // use is one mount of a volume.
 type use struct {
 	container string
@@ -15,7 +17,7 @@ func (c *checker) volumes(containers *node) {
 	for _, e := range containers.entries {
 		name := e.key.text
 		n := e.value.child("mounts")
-		if n == nil || n.kind != listNode {
+		if n == nil || n.kind != listNode || !c.w.spend(n, n) {
 			continue
 		}
 		at := c.at(name).key("mounts")
@@ -39,7 +41,7 @@ func (c *checker) volumes(containers *node) {
 
 func (c *checker) undeclared(mount *node, at *trail, volume string) {
 	hint := ""
-	if !c.w.report.full() {
+	if !c.w.report.full(diag.Error) {
 		hint = suggest(volume, sortedKeys(c.file.volumes))
 	}
 	if hint == "" {

@@ -60,7 +60,7 @@ func (l *loader) load() *Stack {
 	}
 	applyDefaults(w, root)
 	f, ok := keys.decode(w, root, nil)
-	if !ok {
+	if !ok || w.nodes < 0 {
 		return nil
 	}
 	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}}

@@ -48,8 +48,7 @@ func mergeable(base, over *node) (*node, bool) {
 
 // spend counts the nodes that a merge looks at; false: too many.
 func (w *walker) spend(base, over *node) bool {
-	n := len(base.entries) + len(over.entries) + len(base.items) + len(over.items)
-	w.nodes = max(w.nodes-n, 0)
+	w.charge(len(base.entries) + len(over.entries) + len(base.items) + len(over.items))
 	return w.visit(over)
 }
 

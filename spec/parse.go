@@ -210,6 +210,9 @@ func (p *parser) merge(n, from *node, seen map[string]*node, at *trail) {
 	case scalarNode:
 		p.error(from.place, at, "", "expected a mapping to merge, found %s", from.describe())
 	case mappingNode:
+		if p.copied > maxNodes {
+			return // said
+		}
 		if p.copied += len(from.entries); p.copied > maxNodes {
 			p.error(n.place, nil, "", "merges expand to more than %d keys", maxNodes)
 			return

@@ -21,11 +21,7 @@ func newReporter() *reporter { return &reporter{seen: map[string]bool{}} }
 // add keeps a finding unless the same was said about the same place: a default
 // or an anchor is read once for each container that uses it.
 func (r *reporter) add(p place, f diag.Finding) {
-	limit := maxErrors
-	if f.Severity == diag.Warning {
-		limit = maxWarnings
-	}
-	if r.count[f.Severity] >= limit {
+	if r.full(f.Severity) {
 		r.left[f.Severity]++
 		return
 	}
@@ -39,8 +35,13 @@ func (r *reporter) add(p place, f diag.Finding) {
 	r.findings = append(r.findings, f)
 }
 
-// full reports whether another error would not be kept anyway.
-func (r *reporter) full() bool { return r.count[diag.Error] >= maxErrors }
+// full reports whether another finding of that severity would not be kept.
+func (r *reporter) full(severity diag.Severity) bool {
+	if severity == diag.Warning {
+		return r.count[severity] >= maxWarnings
+	}
+	return r.count[severity] >= maxErrors
+}
 
 // done answers the findings in order of place.
 func (r *reporter) done() diag.Findings {

@@ -2,8 +2,14 @@ package spec
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"gopkg.in/yaml.v3"
 
 	"github.com/vzcompose/vzcompose/schema"
 )
@@ -23,5 +29,100 @@ func TestSchemaFileIsMadeFromTheKeys(t *testing.T) {
 	}
 	if !bytes.Equal(schema.JSON(), want) {
 		t.Errorf("%s is not what the keys make; run: go generate ./spec", schemaFile)
+	}
+}
+
+func compileSchema(t *testing.T) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSON()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("stack.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("stack.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// asJSON reads YAML as an editor does, with its merges and without our tags.
+func asJSON(t *testing.T, text string) any {
+	t.Helper()
+	var v any
+	if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := jsonschema.UnmarshalJSON(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestSchemaAgreesWithLoad(t *testing.T) {
+	s := compileSchema(t)
+	good, _ := filepath.Glob("testdata/good/*.txt")
+	for _, path := range good {
+		a := readArchive(t, path)
+		for name, text := range a.files {
+			if !strings.HasSuffix(name, ".yaml") && name != "stdin" && name != "want" {
+				continue
+			}
+			if _, after, ok := strings.Cut(text, "\nname: "); ok && name == "want" {
+				text = "name: " + after // without the warnings
+			}
+			if err := s.Validate(asJSON(t, text)); err != nil {
+				t.Errorf("%s %s: %v", path, name, err)
+			}
+		}
+	}
+	for _, text := range []string{
+		`{nam: x}`, `{containers: {web: {restrat: always}}}`, `{containers: {web: {ports: []}}}`, `{networks: {}}`,
+		`{containers: {web: {memory: 5xyz}}}`, `{containers: {web: {cpus: two}}}`, `{containers: {web: {cpus: -3}}}`,
+		`{containers: {web: {mounts: [{type: tmpfs}]}}}`, `{containers: {web: {mounts: [{type: bind, destination: /a}]}}}`,
+		`{containers: {web: {restart: sometimes}}}`, `{containers: {web: {depends_on: {db: {condition: healthy}}}}}`,
+		`{containers: {Web: {}}}`, `{containers: {web: {image: a, rootfs: {tar: b}}}}`, `{volumes: {v: {size: 1}}}`,
+		`{containers: {web: {rootfs: {}}}}`, `{containers: {web: {replicas: 101}}}`, `{name: "My Shop"}`,
+		`{containers: {web: {environment: 3}}}`, `{services: {}}`, `{defaults: {helthcheck: 1}}`,
+	} {
+		if s.Validate(asJSON(t, text)) == nil {
+			t.Errorf("the schema allows %s", text)
+		}
+	}
+}
+
+// The language's keys, each read now or reserved: none of them is unknown.
+func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
+	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
+		cpus memory mounts hostname depends_on restart replicas labels`
+	later := `platform read_only writable_layer group_add tty stdin_open cap_add cap_drop ulimits no_new_privileges
+		privileged init oom_score_adj seccomp virtualization boot_log kernel oci_runtime overhead masked_paths
+		readonly_paths secrets configs shm_size sysctls devices interfaces networks ports expose dns hosts sockets
+		healthcheck profiles hooks logging`
+	keys := containerKeys()
+	for _, name := range strings.Fields(read) {
+		if f := keys.field(name); f == nil || f.decode == nil {
+			t.Errorf("%s is not read", name)
+		}
+	}
+	for _, name := range strings.Fields(later) {
+		if f := keys.field(name); f == nil || f.reserved == "" {
+			t.Errorf("%s is not reserved", name)
+		}
+	}
+	seen := map[string]bool{}
+	for _, f := range keys.fields {
+		if seen[f.name] {
+			t.Errorf("%s is in the table twice", f.name)
+		}
+		seen[f.name] = true
 	}
 }

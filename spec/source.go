@@ -11,6 +11,8 @@ import (
 type source struct {
 	name  string // as findings name it
 	lines []string
+	// wide marks the long lines in which a rune is not a byte; made when asked.
+	wide map[int]bool
 }
 
 func newSource(name, text string) *source {
@@ -42,12 +44,30 @@ func lineBreak(text string) (at, width int) {
 	return len(text), 0
 }
 
-// rest answers line from column on, both counted from 1, in runes.
+// rest answers line from column on, both counted from 1, in runes. A place far
+// into a long line that is not ASCII is not worth finding: "".
 func (s *source) rest(line, column int) string {
+	const long = 1 << 10
 	if line < 1 || line > len(s.lines) {
 		return ""
 	}
 	text := s.lines[line-1]
+	if len(text) > long {
+		wide, known := s.wide[line]
+		if !known {
+			wide = strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf })
+			if s.wide == nil {
+				s.wide = map[int]bool{}
+			}
+			s.wide[line] = wide
+		}
+		if wide && column > long {
+			return ""
+		}
+		if !wide {
+			return text[min(max(column-1, 0), len(text)):]
+		}
+	}
 	for range column - 1 {
 		_, width := utf8.DecodeRuneInString(text)
 		text = text[width:]
@@ -60,6 +80,9 @@ func (s *source) rest(line, column int) string {
 func (s *source) find(line, column int, part string) (int, int, bool) {
 	for n := 0; n < 1000 && line+n <= len(s.lines); n++ {
 		text := s.rest(line+n, column)
+		if n == 0 && text == "" {
+			break
+		}
 		if i := strings.Index(text, part); i >= 0 {
 			return line + n, column + utf8.RuneCountInString(text[:i]), true
 		}

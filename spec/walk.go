@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -57,6 +58,14 @@ func (w *walker) visit(n *node) bool {
 	return w.nodes >= 0 && !n.broken
 }
 
+// charge counts nodes that are looked at without a visit; the next visit tells
+// when they were too many.
+func (w *walker) charge(n int) {
+	if w.nodes > 0 {
+		w.nodes = max(w.nodes-n, 0)
+	}
+}
+
 // resolve puts variables into a scalar, once. False: a finding was reported.
 func (w *walker) resolve(n *node, at *trail) bool {
 	if n.kind != scalarNode || n.replaced || n.broken {
@@ -82,15 +91,15 @@ func (w *walker) resolve(n *node, at *trail) bool {
 
 // variable reports a problem where its text stands.
 func (w *walker) variable(n *node, at *trail, p problem) {
-	where := n.place
-	if p.part != "" {
-		if line, column, ok := n.src.find(n.line, n.column, p.part); ok {
-			where = place{src: n.src, line: line, column: column, length: utf8.RuneCountInString(p.part)}
-		}
-	}
 	severity := diag.Error
 	if p.warning {
 		severity = diag.Warning
+	}
+	where := n.place
+	if p.part != "" && !w.report.full(severity) {
+		if line, column, ok := n.src.find(n.line, n.column, p.part); ok {
+			where = place{src: n.src, line: line, column: column, length: utf8.RuneCountInString(p.part)}
+		}
 	}
 	w.report.add(where, diag.Finding{Severity: severity, Path: at.String(), Message: p.message, Hint: p.hint})
 }
@@ -246,7 +255,7 @@ func (o *object[T]) known(w *walker, n *node, at *trail) {
 		f := o.field(name)
 		switch {
 		case f == nil && o.extensions && strings.HasPrefix(name, "x-"):
-		case f == nil && w.report.full():
+		case f == nil && w.report.full(diag.Error):
 			w.error(e.key, at, "", "unknown key %s", quote(name))
 		case f == nil:
 			w.error(e.key, at, suggest(name, o.names()), "unknown key %s", quote(name))
@@ -313,7 +322,11 @@ func (o *object[T]) schema() schemaDoc {
 		case f.reserved != "":
 			properties[f.name] = schemaDoc{"not": schemaDoc{}, "description": "Reserved for a later version: " + f.reserved + "."}
 		default:
-			properties[f.name] = with(f.schema, schemaDoc{"description": f.doc})
+			s := f.schema
+			if !slices.Contains(o.required, f.name) {
+				s = nullable(s)
+			}
+			properties[f.name] = with(s, schemaDoc{"description": f.doc})
 		}
 	}
 	s := schemaDoc{"type": []any{"object", "null"}, "properties": properties, "additionalProperties": false}
@@ -324,6 +337,24 @@ func (o *object[T]) schema() schemaDoc {
 		s["type"], s["required"] = "object", o.required
 	}
 	return with(s, o.extra)
+}
+
+// nullable lets a key stand without a value, which says nothing.
+func nullable(s schemaDoc) schemaDoc {
+	null := schemaDoc{"type": "null"}
+	if kinds, ok := s["anyOf"].([]any); ok && len(s) == 1 {
+		return schemaDoc{"anyOf": append(slices.Clone(kinds), null)}
+	}
+	switch t := s["type"].(type) {
+	case string:
+		return with(s, schemaDoc{"type": []any{t, "null"}})
+	case []any:
+		if slices.Contains(t, any("null")) {
+			return s
+		}
+		return with(s, schemaDoc{"type": append(slices.Clone(t), "null")})
+	}
+	return schemaDoc{"anyOf": []any{s, null}}
 }
 
 // with answers a schema with more in it.
