@@ -41,7 +41,7 @@ func checkResources(r *specs.LinuxResources) error {
 		{len(r.HugepageLimits) > 0, "hugepage limits"},
 		{r.Network != nil, "network classes"},
 		{len(r.Rdma) > 0, "rdma"},
-		{mem != nil && (mem.Kernel != nil || mem.KernelTCP != nil || mem.Swappiness != nil), "kernel memory or swappiness"},
+		{mem != nil && (mem.KernelTCP != nil || mem.Swappiness != nil), "memory of tcp or swappiness"},
 		{mem != nil && mem.DisableOOMKiller != nil && *mem.DisableOOMKiller, "a disabled OOM killer"},
 		{cpu != nil && (cpu.RealtimePeriod != nil || cpu.RealtimeRuntime != nil), "realtime scheduling"},
 	}); err != nil {

@@ -69,13 +69,10 @@ func (i *input) copyFrom(s *wire.Stream) {
 	if !i.isClosed() {
 		_, err = io.CopyBuffer(onlyWriter{i.file}, onlyReader{s}, make([]byte, 32<<10))
 	}
-	if cutOff(err) {
+	if i.goesOn(s, err) {
 		_ = s.Close()
-		return // what was read has been written; another stream may go on
+		return // what was read has been written
 	}
-	i.mu.Lock()
-	i.closeLocked()
-	i.mu.Unlock()
 	if err != nil {
 		// The process does not read on. The host need not know: it gets rid of
 		// the rest, and the process lives.
@@ -84,6 +81,18 @@ func (i *input) copyFrom(s *wire.Stream) {
 	_ = s.Conn().SetWriteDeadline(time.Now().Add(time.Second))
 	_ = s.CloseWrite() // or it is gone
 	_ = s.Close()
+}
+
+// goesOn says whether another stream follows s, which ended with err, or may.
+// Otherwise it closes the pipe.
+func (i *input) goesOn(s *wire.Stream, err error) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.stream != s || cutOff(err) {
+		return true
+	}
+	i.closeLocked()
+	return false
 }
 
 // cutOff says whether a stream ended without its end or an abort: the
