@@ -178,7 +178,7 @@ func busyboxRoot(t *testing.T) string {
 	}
 	writeFile(t, filepath.Join(root, "bin/nointerp"), files["bin/nointerp"], 0o755)
 	writeFile(t, filepath.Join(root, "bin/busybox"), string(b), 0o755)
-	for _, n := range strings.Fields("sh cat echo true false id pwd env sleep mount grep head ls stat hostname touch kill dd sha256sum seq wc mkdir chown ulimit sysctl readlink ip test yes nc") {
+	for _, n := range strings.Fields("sh cat echo true false id pwd env sleep mount grep tr cut head ls stat umask hostname touch kill dd sha256sum seq wc mkdir chown ulimit sysctl readlink ip test yes nc") {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", n)); err != nil {
 			t.Fatal(err)
 		}
