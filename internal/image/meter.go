@@ -1,0 +1,39 @@
+package image
+
+import "sync"
+
+// meter adds up bytes for one caller's progress function, which it calls from
+// one goroutine at a time and, after stop, never again.
+type meter struct {
+	mu sync.Mutex
+	// mu guards the following.
+	fn func(Progress)
+	p  Progress
+}
+
+func newMeter(fn func(Progress), phase string, total int64) *meter {
+	return &meter{fn: fn, p: Progress{Phase: phase, Total: total}}
+}
+
+func (m *meter) add(n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fn == nil {
+		return
+	}
+	m.p.Current += n
+	m.fn(m.p)
+}
+
+func (m *meter) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.fn = nil
+}
+
+func (m *meter) setTotal(n int64) {
+	m.mu.Lock()
+	m.p.Total = n
+	m.mu.Unlock()
+	m.add(0)
+}

@@ -1,0 +1,184 @@
+package image
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+// Pull gets the image that the registry has for ref and platform ("" is this
+// host's), and makes ref mean it. What is here already is not fetched again.
+// Progress, which may be nil, is called by one goroutine at a time.
+//
+// Errors: InvalidArgument for ref, NotFound for an image or platform that is
+// not there, PermissionDenied, Unavailable, DeadlineExceeded for a registry that
+// went silent, DataLoss for what is not what it was announced to be.
+func (s *Store) Pull(ctx context.Context, ref, platform string, progress func(Progress)) (Image, error) {
+	parsed, err := parseRef(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	want, err := parsePlatform(platform)
+	if err != nil {
+		return Image{}, err
+	}
+	release, err := s.use(ctx)
+	if err != nil {
+		return Image{}, err
+	}
+	defer release()
+	m := newMeter(progress, "pull", 0)
+	defer m.stop()
+	p, err := s.newPull(parsed, want, m)
+	if err != nil {
+		return Image{}, err
+	}
+	img, target, err := p.run(ctx)
+	if err != nil {
+		return Image{}, fmt.Errorf("pull %s: %w", parsed, registryError(err, parsed.domain))
+	}
+	return s.record(ctx, img, target)
+}
+
+// pull is one Pull under way.
+type pull struct {
+	store  *Store
+	ref    reference
+	want   v1.Platform
+	meter  *meter
+	puller *remote.Puller
+	repo   name.Repository
+}
+
+func (s *Store) newPull(ref reference, want v1.Platform, m *meter) (*pull, error) {
+	repo, err := ref.repository()
+	if err != nil {
+		return nil, err
+	}
+	puller, err := remote.NewPuller(remote.WithTransport(s.transport), remote.WithAuthFromKeychain(s.keychain),
+		remote.WithJobs(parallel), remote.WithUserAgent("vzcompose"))
+	if err != nil {
+		return nil, errs.As(errs.Internal, err)
+	}
+	return &pull{store: s, ref: ref, want: want, meter: m, puller: puller, repo: repo}, nil
+}
+
+// run answers the image and the digest of what the reference named.
+func (p *pull) run(ctx context.Context) (img Image, target string, err error) {
+	raw, target, err := p.resolve(ctx)
+	if err != nil {
+		return Image{}, "", err
+	}
+	man, err := parseManifest(raw)
+	if err != nil {
+		return Image{}, "", err
+	}
+	size := man.Config.Size
+	for _, d := range man.Layers {
+		size += d.Size
+	}
+	p.meter.setTotal(size)
+	if err := p.fetch(ctx, man.Config); err != nil {
+		return Image{}, "", fmt.Errorf("fetch config: %w", err)
+	}
+	b, err := p.store.readBlob(man.Config.Digest, maxConfig)
+	if err != nil {
+		return Image{}, "", err
+	}
+	cfg, err := parseConfig(b, len(man.Layers))
+	if err != nil {
+		return Image{}, "", err
+	}
+	if have := platformOf(cfg); !satisfies(have, p.want) {
+		return Image{}, "", wrongPlatform(p.want, []string{platformString(have)})
+	}
+	if err := p.layers(ctx, man.Layers); err != nil {
+		return Image{}, "", err
+	}
+	digest, err := p.store.putBytes(raw)
+	if err != nil {
+		return Image{}, "", err
+	}
+	return Image{Ref: p.ref.String(), Digest: digest.String(), Platform: recordPlatform(cfg, p.want), Size: size}, target, nil
+}
+
+// resolve answers the manifest for the platform, and the digest of what the
+// reference named: the manifest itself, or an index.
+func (p *pull) resolve(ctx context.Context) (manifest []byte, target string, err error) {
+	ref, err := p.ref.remote()
+	if err != nil {
+		return nil, "", err
+	}
+	desc, index, err := p.get(ctx, ref)
+	if err != nil {
+		return nil, "", fmt.Errorf("resolve at %s: %w", p.ref.domain, err)
+	}
+	target = desc.Digest.String()
+	if !index {
+		return desc.Manifest, target, nil
+	}
+	list, err := parseIndex(desc.Manifest)
+	if err != nil {
+		return nil, "", err
+	}
+	choice, err := choose(list, p.want)
+	if err != nil {
+		return nil, "", err
+	}
+	if desc, index, err = p.get(ctx, p.repo.Digest(choice.Digest.String())); err != nil {
+		return nil, "", fmt.Errorf("fetch manifest for %s from %s: %w", platformString(p.want), p.ref.domain, err)
+	}
+	if index {
+		return nil, "", errs.New(errs.Unsupported, "index of images within an index")
+	}
+	return desc.Manifest, target, nil
+}
+
+func (p *pull) get(ctx context.Context, ref name.Reference) (desc *remote.Descriptor, index bool, err error) {
+	if desc, err = p.puller.Get(ctx, ref); err != nil {
+		return nil, false, err
+	}
+	if len(desc.Manifest) > maxManifest {
+		return nil, false, errs.New(errs.ResourceExhausted, "manifest of %d bytes", len(desc.Manifest))
+	}
+	index, err = isIndex(desc.MediaType, desc.Manifest)
+	return desc, index, err
+}
+
+func (p *pull) layers(ctx context.Context, layers []v1.Descriptor) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	seen := map[v1.Hash]bool{}
+	for i, d := range layers {
+		if seen[d.Digest] {
+			p.meter.add(d.Size)
+			continue
+		}
+		seen[d.Digest] = true
+		g.Go(func() error {
+			if err := p.fetch(ctx, d); err != nil {
+				return fmt.Errorf("fetch layer %d of %d: %w", i+1, len(layers), err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (p *pull) fetch(ctx context.Context, d v1.Descriptor) error {
+	err := p.store.fetch(ctx, p.repo.Name(), d, p.meter, func(ctx context.Context) (io.ReadCloser, error) {
+		layer, err := p.puller.Layer(ctx, p.repo.Digest(d.Digest.String()))
+		if err != nil {
+			return nil, err
+		}
+		return layer.Compressed()
+	})
+	return registryError(err, p.ref.domain)
+}
