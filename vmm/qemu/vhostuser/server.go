@@ -20,7 +20,8 @@ import (
 type Server struct {
 	// RequireSealed refuses guest memory whose file could be shrunk later
 	// (F_SEAL_SHRINK is missing). NewServer sets it; it may be changed before
-	// Serve. Without it the guard against faults is what is left.
+	// Serve. Without it the guard against faults is what is left. In either case
+	// the front end must have mapped the file shared: this side writes to it.
 	RequireSealed bool
 
 	device Device

@@ -67,7 +67,9 @@ type Count struct{ Packets, Bytes uint64 }
 type Option func(*Device)
 
 // Unsealed takes guest memory whose file is not sealed against shrinking. Who
-// holds that file can then end the device (not the process) at any time.
+// holds that file can then end the device (not the process) at any time. It must
+// be the machine's memory all the same: of a file that the front end has mapped
+// privately, the device would see, and write to, what the machine does not have.
 func Unsealed() Option { return func(d *Device) { d.srv.RequireSealed = false } }
 
 // New makes the device of a machine whose address is guestCID: 3 or more, and

@@ -93,6 +93,7 @@ func (c *conn) established(ctx context.Context) error {
 		return fmt.Errorf("wait for the guest's answer: %w", ctx.Err())
 	}
 	if c.state == dead && c.err != nil {
+		c.d.discard(c) // nobody will close it
 		return c.err
 	}
 	return nil
@@ -175,7 +176,7 @@ func (l *listener) end(err error) {
 	l.ready.Broadcast()
 }
 
-// discard ends a connection that nobody has accepted.
+// discard ends a connection that no user has come to have.
 func (d *Device) discard(c *conn) {
 	c.closed = true
 	c.buf = fifo{}

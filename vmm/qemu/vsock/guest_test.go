@@ -54,12 +54,12 @@ type guest struct {
 type guestConn struct {
 	g *guest
 	key
-	open, reset, finished bool
-	buf                   []byte
-	fwd, told             uint32
-	peerAlloc, peerFwd    uint32
-	sent                  uint32
-	shut, peerShut        uint32
+	open, reset        bool
+	buf                []byte
+	fwd, told          uint32
+	peerAlloc, peerFwd uint32
+	sent               uint32
+	shut, peerShut     uint32
 }
 
 // boot makes a machine: a device that is served, and a guest whose driver runs.

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm/qemu/vhostuser"
 	"github.com/vzcompose/vzcompose/vmm/qemu/vhostuser/vhostusertest"
 )
@@ -123,12 +124,12 @@ func TestLingerEndsWithReset(t *testing.T) {
 		if got := o.received(); len(got) != 1 || got[0].op != opShutdown || got[0].flags != shutBoth {
 			t.Fatal(got)
 		}
-		time.Sleep(linger - 1)
+		time.Sleep(linger - time.Nanosecond)
 		synctest.Wait()
 		if o.Stats().Conns != 1 {
 			t.Error("too early")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if got := o.received(); len(got) != 1 || got[0].op != opReset || o.Stats().Conns != 0 {
 			t.Fatal(got)
@@ -167,6 +168,25 @@ func TestDeadlinesMove(t *testing.T) {
 			t.Error("an alarm outlives the device")
 		}
 	})
+}
+
+// A dial that the guest answers, fills and resets at once leaves nothing.
+func TestDialResetAtOnce(t *testing.T) {
+	o := newOffline(t, 16)
+	o.offer(4)
+	c, err := o.request(context.Background(), 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, op := range []operation{opResponse, opData, opReset} {
+		o.send(header{srcPort: 7, dstPort: c.host, op: op, bufAlloc: guestBuffer}, 5)
+	}
+	if err := c.established(context.Background()); !errs.Is(err, errs.Unavailable) {
+		t.Error(err)
+	}
+	if o.granted != (grants{}) {
+		t.Errorf("%+v", o.granted)
+	}
 }
 
 // The guest must hear of room at half of the smaller buffer: it uses no more
