@@ -125,7 +125,7 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	}
-	for _, s := range []string{"a: &a [*a]", "<<: [*a]", "containers: {a: {<<: {image: x}}}", "? ? ?", "\ufeff{}", "a: !reset", "&a : *a"} {
+	for _, s := range []string{"a: &a [*a]", "<<: [*a]", "containers: {a: {<<: {image: x}}}", "? ? ?", "\ufeff{}", "a: !reset", "&a : *a", `containers: {a: {image: x, environment: {"a\nb": $U}}}`} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -101,21 +101,26 @@ func (x *expander) braces(b *strings.Builder, start, depth int, live bool) {
 		return
 	}
 	x.pos += len(name)
-	if strings.HasPrefix(x.text[x.pos:], "}") {
+	colon := strings.HasPrefix(x.text[x.pos:], ":")
+	if colon {
+		x.pos++
+	}
+	if !colon && strings.HasPrefix(x.text[x.pos:], "}") {
 		x.pos++
 		if live {
 			x.write(b, x.value(name, x.text[start:x.pos]))
 		}
 		return
 	}
-	colon := strings.HasPrefix(x.text[x.pos:], ":")
-	if colon {
-		x.pos++
-	}
 	if x.pos >= len(x.text) || !strings.ContainsRune("-?+", rune(x.text[x.pos])) {
 		x.malformed(start)
 		return
 	}
+	x.choice(b, start, depth, live, name, colon)
+}
+
+// choice expands what stands after the name: an operator and a word.
+func (x *expander) choice(b *strings.Builder, start, depth int, live bool, name string, colon bool) {
 	operator := x.text[x.pos]
 	x.pos++
 	value, set := "", false

@@ -78,9 +78,9 @@ func (p *trail) String() string {
 		case p.index >= 0:
 			parts = append(parts, "["+strconv.Itoa(p.index)+"]")
 		case p.up == nil:
-			parts = append(parts, cut(p.name))
+			parts = append(parts, legible(p.name))
 		default:
-			parts = append(parts, "."+cut(p.name))
+			parts = append(parts, "."+legible(p.name))
 		}
 	}
 	var b strings.Builder
@@ -101,6 +101,14 @@ func cut(s string) string {
 		n++
 	}
 	return s
+}
+
+// legible keeps a path on one line.
+func legible(name string) string {
+	if strings.ContainsFunc(name, unprintable) {
+		return quote(name)
+	}
+	return cut(name)
 }
 
 // quote quotes a text of the file for a message.

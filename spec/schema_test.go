@@ -99,6 +99,26 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 	}
 }
 
+func TestExamplesLoadAndFitTheSchema(t *testing.T) {
+	s := compileSchema(t)
+	paths, err := filepath.Glob("../examples/*/vzcompose.yaml")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Validate(asJSON(t, string(text))); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+		if _, err := Load(Options{Files: []string{path}}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // The language's keys, each read now or reserved: none of them is unknown.
 func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
 	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
