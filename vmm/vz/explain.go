@@ -1,0 +1,37 @@
+package vz
+
+import (
+	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+// Codes of VZErrorDomain (VZError.h). The file for darwin sees to it that they
+// are those of the binding.
+const (
+	codeConfiguration = 2
+	codeLimit         = 6
+)
+
+const (
+	domain      = "VZErrorDomain"
+	entitlement = "com.apple.security.virtualization"
+)
+
+// classify gives an error of the framework its class, and a hint where the user
+// can do something.
+func classify(err error, inDomain string, code int, text string) error {
+	switch {
+	case inDomain != domain:
+		return errs.As(errs.Unavailable, err)
+	// A program that is not signed for it has an invalid configuration.
+	case code == codeConfiguration && strings.Contains(text, entitlement):
+		return errs.WithHint(errs.As(errs.PermissionDenied, err),
+			"sign the program after every build: codesign --force --entitlements vz.entitlements -s - vzcompose, with %s in the file", entitlement)
+	case code == codeConfiguration:
+		return errs.As(errs.InvalidArgument, err)
+	case code == codeLimit:
+		return errs.WithHint(errs.As(errs.ResourceExhausted, err), "stop other virtual machines of this Mac")
+	}
+	return errs.As(errs.Unavailable, err)
+}
