@@ -1,6 +1,16 @@
-// Package planner computes what must change: Plan(desired, observed, options).
+// Package planner computes what must change. Up compares a stack as it is
+// declared with the World as it was found; Down, StopAll, StartAll and
+// RestartAll need the World alone and take order from the specs stored in it.
+//
 // It is pure: no I/O, no clock, no randomness, no contexts. The same inputs give
-// the same plan, to the byte.
+// the same plan, to the byte. A plan is not a transaction: it converges. Where
+// it was carried out in part only, the next plan starts from what is there then.
+//
+// What it decides, and the executor must keep to:
+//   - nothing that runs is stopped before the images and volumes of what comes
+//     in its place are there;
+//   - starts go along depends_on, stops against it;
+//   - an instance that is as it is declared gets no step at all.
 package planner
 
 import (
@@ -44,13 +54,18 @@ type (
 		Target
 		Spec spec.Container
 	}
-	// Update gives an existing, stopped instance a new spec and keeps its
-	// writable layer.
+	// Update gives an existing instance a new spec and keeps its writable
+	// layer. With Live all that differs takes effect as it is: a running
+	// instance goes on, its shim is told, and work that is done stays done.
+	// Without, the instance is stopped, and how it ended before goes out of its
+	// record with the spec that it ended under: it is to be started.
 	Update struct {
 		Target
 		Spec spec.Container
+		Live bool
 	}
-	// Start boots the machine and starts the process.
+	// Start boots the machine and starts the process. It resumes a paused
+	// instance, and joins a start that is under way.
 	Start struct {
 		Target
 		CPUs   float64 // for admission: what the machine takes while it boots
@@ -61,7 +76,8 @@ type (
 		Target
 		Condition spec.Condition
 	}
-	// Stop ends the process, then the machine. The record stays.
+	// Stop ends the process, then the machine. The record stays. It joins a
+	// stop that is under way.
 	Stop struct{ Target }
 	// Remove deletes the record and the writable layer of a stopped instance.
 	Remove struct{ Target }
@@ -101,6 +117,11 @@ type Step struct {
 	// After are the steps that must have succeeded first. All are smaller than
 	// ID: the order of a plan is topological.
 	After []int
+	// AfterEnd are the steps that must have ended first, well or not. All are
+	// smaller than ID.
+	AfterEnd []int
+	// Optional: that it fails is worth a warning, and no failure of the plan.
+	Optional bool
 	// Cause says why, in the user's words: "memory 512MiB → 1GiB".
 	Cause string
 }
@@ -109,6 +130,8 @@ type Step struct {
 type Plan struct {
 	Stack string
 	Steps []Step
+	// Warnings are what the user should know and no step says, a line each.
+	Warnings []string
 }
 
 // Empty reports whether there is nothing to do.
@@ -122,13 +145,20 @@ func (p *Plan) String() string {
 		if len(s.After) > 0 {
 			fmt.Fprintf(&b, " after %v", s.After)
 		}
+		if len(s.AfterEnd) > 0 {
+			fmt.Fprintf(&b, " after the end of %v", s.AfterEnd)
+		}
+		if s.Optional {
+			b.WriteString(" if it can")
+		}
 		fmt.Fprintf(&b, " (%s)\n", s.Cause)
 	}
 	return b.String()
 }
 
-func (p *Plan) add(op Op, cause string, after ...int) int {
-	id := len(p.Steps) + 1
-	p.Steps = append(p.Steps, Step{ID: id, Op: op, After: after, Cause: cause})
-	return id
+// add appends a step and answers its id.
+func (p *Plan) add(s Step) int {
+	s.ID = len(p.Steps) + 1
+	p.Steps = append(p.Steps, s)
+	return s.ID
 }

@@ -30,7 +30,7 @@ type Instance struct {
 	Exit   *Exit           `json:"exit,omitempty"`   // set once the process ended
 
 	// Spec is the normalised, versioned declaration it was made from, as
-	// planner.EncodeSpec wrote it.
+	// spec.EncodeContainer wrote it.
 	Spec  json.RawMessage `json:"spec,omitempty"`
 	Image string          `json:"image,omitempty"` // digest of the image it was made from; "" for a rootfs
 
@@ -51,6 +51,9 @@ type Exit struct {
 	Signal string    `json:"signal,omitempty"` // "SIGKILL" where a signal ended it
 	OOM    bool      `json:"oom,omitempty"`    // the memory limit ended it
 	At     time.Time `json:"at"`
+	// Requested: it ended because it was told to (stop, down), so that a Code of
+	// 0 does not mean that its work is done.
+	Requested bool `json:"requested,omitempty"`
 }
 
 // Volume is a named volume that exists.

@@ -1,0 +1,314 @@
+package planner
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strconv"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// Options are what the user asks of Up beside the file.
+type Options struct {
+	// Only names the containers that are meant. Empty: all. What they depend on
+	// is brought up with them, unless NoDeps.
+	Only   []string
+	NoDeps bool // neither touch nor wait for what the named containers depend on
+
+	ForceRecreate bool // make the named containers anew, as they are declared
+	NoRecreate    bool // keep what exists as it was made, changed or not
+	NoStart       bool // make and update, start nothing
+	RemoveOrphans bool // remove instances of containers that are not declared
+
+	Scale map[string]int // replicas by container, in place of the declared number
+}
+
+// up is one computation of Up.
+type up struct {
+	o        Options
+	desired  map[string]spec.Container // with the asked-for replicas
+	volumes  map[string]spec.Volume
+	observed state.World
+
+	graph    *graph
+	selected map[string]bool   // containers that this plan brings up
+	named    map[string]bool   // containers that the user named, or all
+	digests  map[string]string // image reference → digest, as it is here
+	encoded  map[string][]byte // container → its declaration, as it would be stored
+	changes  map[string][]*change
+	warnings []string
+}
+
+// Up answers how to get from what was observed to what is desired. The error is
+// about the options, or a stack that spec.Load would have refused: it is a
+// diag.Findings.
+func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
+	u := &up{o: o, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes}
+	if err := u.check(); err != nil {
+		return nil, err
+	}
+	u.digests = make(map[string]string, len(observed.Images))
+	for _, i := range observed.Images {
+		u.digests[i.Ref] = i.Digest
+	}
+	u.decideAll()
+	u.propagate()
+	u.checkVolumes()
+
+	a := &arrangement{
+		plan:    &Plan{Stack: desired.Name},
+		changes: u.changes, starts: u.graph, stops: u.stopGraph(),
+		waits: u.selected,
+	}
+	a.prepare(u.volumes, u.digests, observed.Volumes)
+	a.bringDown()
+	a.bringUp()
+	a.plan.Warnings = u.warnings
+	return a.plan, nil
+}
+
+// check applies the options to the stack and finds what is wrong with both.
+func (u *up) check() error {
+	var fs diag.Findings
+	found := func(where, hint, format string, args ...any) {
+		fs = append(fs, diag.Finding{Position: diag.Position{File: where}, Message: fmt.Sprintf(format, args...), Hint: hint})
+	}
+	known := "the stack has " + list(sortedKeys(u.desired))
+	for _, name := range u.o.Only {
+		if _, ok := u.desired[name]; !ok {
+			found("up", known, "no container %q", name)
+		}
+	}
+	for _, name := range sortedKeys(u.o.Scale) {
+		c, ok := u.desired[name]
+		switch n := u.o.Scale[name]; {
+		case !ok:
+			found("scale", known, "no container %q", name)
+		case n < 0:
+			found("scale", "", "%s: %d replicas", name, n)
+		default:
+			c.Replicas = n
+			u.desired[name] = c
+		}
+	}
+	if u.o.ForceRecreate && u.o.NoRecreate {
+		found("up", "", "cannot both recreate all and recreate nothing")
+	}
+	declared := make(map[string]map[string]spec.Dependency, len(u.desired))
+	for name, c := range u.desired {
+		declared[name] = c.DependsOn
+	}
+	if u.graph = newGraph(declared); u.graph.cycle != nil {
+		found("depends_on", "", "the containers depend on each other: %s", strings.Join(u.graph.cycle, " → "))
+	}
+	return fs.Err()
+}
+
+// decideAll decides on every instance that is declared or there.
+func (u *up) decideAll() {
+	u.selectContainers()
+	u.changes = make(map[string][]*change)
+	u.encoded = make(map[string][]byte, len(u.selected))
+	there := make(map[string]*state.Instance, len(u.observed.Instances))
+	before := make(map[string]int) // the replicas that containers had
+	for i := range u.observed.Instances {
+		o := &u.observed.Instances[i]
+		there[o.Name] = o
+		t := targetOf(o)
+		before[t.Container] = max(before[t.Container], t.Index)
+		if c, err := readable(o); err == nil {
+			before[t.Container] = max(before[t.Container], c.Replicas)
+		}
+	}
+	for _, name := range u.graph.order() {
+		if !u.selected[name] {
+			continue
+		}
+		// One that cannot be encoded equals nothing stored, and is compared
+		// field by field.
+		u.encoded[name], _ = spec.EncodeContainer(u.desired[name])
+		for i := 1; i <= u.desired[name].Replicas; i++ {
+			ch := &change{Target: Target{name, spec.InstanceName(name, i), i}, spec: u.desired[name]}
+			if o := there[ch.Instance]; o != nil {
+				u.decide(o, ch)
+			} else {
+				ch.create, ch.start = causeAbsent, causeNew
+				if n := before[name]; n > 0 && i > n {
+					ch.create = fmt.Sprintf("replicas %d → %d", n, ch.spec.Replicas)
+				}
+			}
+			if u.o.NoStart {
+				ch.start = ""
+				if ch.create == "" && ch.update == "" {
+					ch.stop = ""
+				}
+			}
+			u.changes[name] = append(u.changes[name], ch)
+		}
+	}
+	u.surplus(before)
+}
+
+// selectContainers says which containers are meant.
+func (u *up) selectContainers() {
+	only := u.o.Only
+	if len(only) == 0 {
+		only = sortedKeys(u.desired)
+	}
+	u.named = make(map[string]bool, len(only))
+	for _, name := range only {
+		u.named[name] = true
+	}
+	u.selected = u.named
+	if !u.o.NoDeps {
+		u.selected = u.graph.closure(only)
+	}
+}
+
+// surplus removes instances that are there and not declared: replicas beyond
+// the number, and, where asked to, containers that are not in the file.
+func (u *up) surplus(before map[string]int) {
+	orphans := make(map[string][]string)
+	for i := range u.observed.Instances {
+		o := &u.observed.Instances[i]
+		t := targetOf(o)
+		c, declared := u.desired[t.Container]
+		why := "not in the stack file"
+		switch {
+		case !declared && !u.o.RemoveOrphans:
+			orphans[t.Container] = append(orphans[t.Container], o.Name)
+			continue
+		case !declared:
+		case !u.selected[t.Container] || t.Index >= 1 && t.Index <= c.Replicas:
+			continue
+		default:
+			why = fmt.Sprintf("replicas %d → %d", before[t.Container], c.Replicas)
+		}
+		u.changes[t.Container] = append(u.changes[t.Container], leave(o, why, true))
+	}
+	for _, name := range sortedKeys(orphans) {
+		u.warn("%s: not in the stack file; --remove-orphans removes it", list(orphans[name]))
+	}
+}
+
+// leave takes an instance away: its machine, and where remove its record.
+func leave(o *state.Instance, why string, remove bool) *change {
+	ch := &change{Target: targetOf(o), done: true}
+	if o.Broken != "" {
+		why = whyBroken(o)
+	}
+	if o.State.Live() && o.Broken == "" {
+		ch.stop = why
+	}
+	if remove {
+		ch.remove = why
+	}
+	return ch
+}
+
+// propagate restarts what asked to be restarted with its dependency.
+func (u *up) propagate() {
+	if u.o.NoStart {
+		return
+	}
+	running := make(map[string]bool)
+	for _, o := range u.observed.Instances {
+		running[o.Name] = o.State.Live() && o.Broken == ""
+	}
+	for _, name := range u.graph.order() {
+		why := ""
+		for _, dep := range sortedKeys(u.graph.needs[name]) {
+			if u.graph.needs[name][dep].Restart && u.selected[dep] && u.interrupted(dep) {
+				why = "it is restarted with " + dep
+				break
+			}
+		}
+		for _, ch := range u.changes[name] {
+			if why != "" && running[ch.Instance] && ch.stop == "" && ch.remove == "" {
+				ch.stop, ch.start, ch.healthy = why, why, false
+			}
+		}
+	}
+}
+
+func (u *up) interrupted(name string) bool {
+	for _, ch := range u.changes[name] {
+		if ch.interrupts() {
+			return true
+		}
+	}
+	return false
+}
+
+// checkVolumes warns of volumes that are there with another size than declared.
+func (u *up) checkVolumes() {
+	for _, v := range u.observed.Volumes {
+		want, ok := u.volumes[v.Name]
+		if ok && v.Size >= 0 && want.Size != 0 && uint64(v.Size) != want.Size {
+			u.warn("volume %s: size %s → %s is not applied to what is there; remove the volume first", v.Name, size(uint64(v.Size)), size(want.Size))
+		}
+	}
+}
+
+// stopGraph is the order in which what is there depends on each other: as the
+// records say, for the file may have changed since. Containers without a
+// readable record have the order of the file.
+func (u *up) stopGraph() *graph {
+	declared := storedDependencies(u.observed)
+	for name, c := range u.desired {
+		if declared[name] == nil {
+			declared[name] = c.DependsOn
+		}
+	}
+	return newGraph(declared)
+}
+
+// storedDependencies are what the containers of a world depend on, by the
+// records of their instances. A container without a readable record has nil.
+func storedDependencies(w state.World) map[string]map[string]spec.Dependency {
+	all := make(map[string]map[string]spec.Dependency)
+	for i := range w.Instances {
+		o := &w.Instances[i]
+		name := targetOf(o).Container
+		if _, ok := all[name]; !ok {
+			all[name] = nil
+		}
+		c, err := readable(o)
+		if err != nil {
+			continue
+		}
+		if all[name] == nil {
+			all[name] = make(map[string]spec.Dependency)
+		}
+		maps.Copy(all[name], c.DependsOn)
+	}
+	return all
+}
+
+var errBroken = errors.New("its record cannot be read")
+
+func readable(o *state.Instance) (spec.Container, error) {
+	if o.Broken != "" {
+		return spec.Container{}, errBroken
+	}
+	return spec.DecodeContainer(o.Spec)
+}
+
+// targetOf names an instance, by its name where its record could not be read.
+func targetOf(o *state.Instance) Target {
+	t := Target{Container: o.Container, Instance: o.Name, Index: o.Index}
+	if t.Container != "" {
+		return t
+	}
+	t.Container = o.Name
+	if i := strings.LastIndexByte(o.Name, '-'); i > 0 {
+		if n, err := strconv.Atoi(o.Name[i+1:]); err == nil {
+			t.Container, t.Index = o.Name[:i], n
+		}
+	}
+	return t
+}
