@@ -267,7 +267,8 @@ func (a *agent) startProcess(ctx context.Context, p *process, o *orders) error {
 	}
 	p.cgroup, p.ooms = c.cgroup, c.cgroup.oomKills()
 	l := launch{exe: a.exe, orders: o, stdio: p.stdio.child, init: c.pidfd}
-	if l.late, err = os.OpenFile(c.cgroup.dir+"/cgroup.procs", os.O_WRONLY, 0); err != nil {
+	at := c.cgroup.ofProcess(c.process.child.pid)
+	if l.late, err = os.OpenFile(at.dir+"/cgroup.procs", os.O_WRONLY, 0); err != nil {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer func() { _ = l.late.Close() }()

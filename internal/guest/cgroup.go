@@ -146,15 +146,23 @@ func makeCgroup(ctx context.Context, root, name string, now []setting) (*cgroup,
 	return g, nil
 }
 
-// enableControllers hands root's controllers down.
+// enableControllers hands those of root's controllers down that limits need.
+// It is done ahead of the first container: it is slow.
 func enableControllers(root string) error {
 	have, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
 	if err != nil {
 		return errs.New(errs.Unsupported, "read the cgroup controllers: %w", err)
 	}
-	for _, c := range strings.Fields(string(have)) {
-		// One that cannot be handed down has no files below: setting one tells.
-		_ = os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+c), 0)
+	control := filepath.Join(root, "cgroup.subtree_control")
+	done, err := os.ReadFile(control)
+	if err != nil {
+		return fmt.Errorf("read the enabled cgroup controllers: %w", err)
+	}
+	for _, c := range strings.Fields("cpu cpuset io memory pids") {
+		if slices.Contains(strings.Fields(string(have)), c) && !slices.Contains(strings.Fields(string(done)), c) {
+			// One that cannot be handed down has no files below: setting one tells.
+			_ = os.WriteFile(control, []byte("+"+c), 0)
+		}
 	}
 	return nil
 }
@@ -228,6 +236,23 @@ func (g *cgroup) kill(sig unix.Signal) error {
 		}
 		return nil
 	})
+}
+
+// ofProcess answers the cgroup in g that pid is in now: the container may have
+// moved its first process below g, and then g itself takes no process
+// (cgroup-v2.rst, No Internal Process Constraint).
+func (g *cgroup) ofProcess(pid int) *cgroup {
+	b, err := readBounded(fmt.Sprintf("/proc/%d/cgroup", pid), 64<<10)
+	if err != nil {
+		return g // it has ended; joining says so
+	}
+	for line := range strings.Lines(string(b)) {
+		if p, ok := strings.CutPrefix(line, "0::"); ok {
+			_, sub, _ := strings.Cut(strings.TrimSpace(p)+"/", "/"+filepath.Base(g.dir)+"/")
+			return &cgroup{dir: filepath.Join(g.dir, sub)}
+		}
+	}
+	return g
 }
 
 // remove removes g and what the container has made below it, once the dead are

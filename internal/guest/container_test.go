@@ -3,8 +3,11 @@
 package guest
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -365,4 +368,77 @@ func TestStartChecksItsCaller(t *testing.T) {
 	b.agent.setup = setupDone
 	_, err = b.host.Setup(ctx, agentproto.Setup{Hostname: "h", Time: testTime(), Entropy: make([]byte, 32), Root: agentproto.Root{Lower: "l"}})
 	wantClass(t, err, errs.FailedPrecondition, "set up before")
+}
+
+func TestOnlyItsOwnDescriptors(t *testing.T) {
+	b := newBench(t)
+	const show = "ls /proc/self/fd | tr '\\n' ' '"
+	want := "0 1 2 3 " // the last is ls's own
+	if out := b.must(0, agentproto.Start{ID: "init", Spec: containerSpec(sh(show))}); out != want {
+		t.Errorf("%q", out)
+	}
+	b.sleeper()
+	if r, err := b.exec(nil, sh(show)...); err != nil || r.out != want {
+		t.Errorf("%+v %v", r, err)
+	}
+}
+
+// A container that has put itself into a cgroup below its own still takes
+// processes.
+func TestExecFollowsNestedCgroup(t *testing.T) {
+	b := newBench(t)
+	b.sleeper()
+	c := b.agent.container
+	sub := filepath.Join(c.cgroup.dir, "below")
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&cgroup{sub}).write(setting{"cgroup.procs", strconv.Itoa(c.process.child.pid)}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.exec(nil, sh("grep ^0:: /proc/self/cgroup")...)
+	if err != nil || r.out != "0::/below\n" {
+		t.Errorf("%+v %v", r, err)
+	}
+}
+
+func TestPowerOff(t *testing.T) {
+	b := newBench(t)
+	ctx := b.ctx()
+	off := make(chan struct{})
+	b.agent.off = func() { close(off) }
+	b.sleeper()
+	if _, err := b.host.Start(ctx, agentproto.Start{ID: "e", Process: processSpec(sh("sleep 1000 & sleep 1000")...)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.host.PowerOff(ctx); err != nil {
+		t.Fatal(err)
+	}
+	<-off
+	for range 2 {
+		if e := <-b.exits; e.Code != 137 {
+			t.Errorf("%+v", e)
+		}
+	}
+	_, err := b.host.Start(ctx, agentproto.Start{ID: "init", Spec: containerSpec(sh("true"))})
+	wantClass(t, err, errs.FailedPrecondition, "going off")
+}
+
+// A caller that goes away takes its half-made start along.
+func TestCancelledStart(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(b.ctx())
+	b.agent.modules.lazy = map[string][]string{"slow": {"slow.ko"}}
+	b.agent.modules.load = func(string) error { cancel(); return nil }
+	_, err := b.host.Start(ctx, agentproto.Start{ID: "init", Spec: containerSpec(sh("true"), func(s *specs.Spec) {
+		s.Mounts = append([]specs.Mount{{Destination: "/x", Type: "slow"}}, s.Mounts...)
+	})})
+	wantClass(t, err, errs.Canceled, "")
+	b.agent.procs.mu.Lock()
+	defer b.agent.procs.mu.Unlock()
+	for len(b.agent.procs.byID) != 0 { // the agent is at it
+		b.agent.procs.mu.Unlock()
+		runtime.Gosched()
+		b.agent.procs.mu.Lock()
+	}
 }

@@ -97,6 +97,9 @@ func (a *agent) serveBoot(ctx context.Context, l net.Listener, build string, fil
 		if err := a.modules.add(files); err != nil {
 			a.log.printf("%v", err) // what needs it will say so
 		}
+		if err := enableControllers(a.cgroups); err != nil {
+			a.log.printf("%v", err) // likewise
+		}
 		return nil
 	})
 	return <-ended

@@ -66,7 +66,11 @@ func (l *launch) run(ctx context.Context, r *reaper) (*child, error) {
 // abandon ends the stage and explains a death without a report.
 func (l *launch) abandon(c *child, err error) error {
 	_ = c.signal(unix.SIGKILL) // or it has ended
-	<-c.reaped
+	select {
+	case <-c.reaped:
+	case <-time.After(stopLimit):
+		return errors.Join(err, errs.New(errs.DeadlineExceeded, "the process did not die within %s", stopLimit))
+	}
 	_ = c.pidfd.Close()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errs.New(errs.ResourceExhausted, "the process ended while it was being set up (%s): "+

@@ -66,11 +66,11 @@ func (p *processOrders) resolveUser() error {
 		return nil
 	}
 	db, err := readDatabase()
-	if err != nil {
-		return err
-	}
 	home := ""
 	if p.User != "" {
+		if err != nil {
+			return err
+		}
 		if p.Identity, err = db.resolve(p.User); err != nil {
 			return err
 		}
