@@ -40,6 +40,7 @@ const (
 	lowerDir   = runDir + "/lower"
 	upperDir   = runDir + "/rw"
 	volumesDir = runDir + "/volumes"
+	emptyDir   = runDir + "/empty"
 )
 
 func (a *agent) requireSetup() error {
@@ -330,11 +331,10 @@ func (m *setup) mountVolume(ctx context.Context, v agentproto.Volume) error {
 	data := filepath.Join(at, "data")
 	err = os.Mkdir(data, 0o755)
 	if errors.Is(err, unix.EROFS) {
-		if _, serr := os.Stat(data); serr != nil { // never written to: an empty one
-			data = filepath.Join(runDir, "empty", v.ID)
-			err = os.MkdirAll(data, 0o555)
-		} else {
-			err = nil
+		err = nil
+		if _, serr := os.Stat(data); serr != nil { // never written to
+			data = filepath.Join(emptyDir, v.ID)
+			err = mountEmpty(data)
 		}
 	}
 	if err != nil && !errors.Is(err, os.ErrExist) {
@@ -344,6 +344,14 @@ func (m *setup) mountVolume(ctx context.Context, v agentproto.Volume) error {
 	defer m.mu.Unlock()
 	m.volumes[v.ID] = data
 	return nil
+}
+
+// mountEmpty mounts an empty directory that stays so.
+func mountEmpty(at string) error {
+	if err := os.MkdirAll(at, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount("tmpfs", at, "tmpfs", unix.MS_RDONLY, "size=0k,nr_inodes=2,mode=0755")
 }
 
 func kernelName() string {
