@@ -36,10 +36,11 @@ func newGate(o Options) *gate {
 	return g
 }
 
-// cost is what a step takes while it runs. Only what boots a machine costs.
+// cost is what a step takes while it runs. Only what boots a machine costs, and
+// a kernel boots on one processor, however many it has.
 func cost(s planner.Step) (cpus, memory int64) {
 	if op, ok := s.Op.(planner.Start); ok {
-		return int64(op.CPUs * cpuUnit), int64(op.Memory / memoryUnit)
+		return int64(min(op.CPUs, 1) * cpuUnit), int64(op.Memory / memoryUnit)
 	}
 	return 0, 0
 }

@@ -108,7 +108,8 @@ type Description struct {
 	Version      string   `json:"version"`      // of the program or framework behind it; "" where missing
 	Acceleration string   `json:"acceleration"` // "kvm", "tcg", "hvf"
 	Reason       string   `json:"reason"`       // why that acceleration
-	Problems     []string `json:"problems"`     // what keeps it from working, each with what to do
+	Problems     []string `json:"problems"`     // what keeps it from working
+	Remedy       string   `json:"remedy"`       // the one command that mends the first of them
 }
 
 // Check answers what is wrong with c for any driver.

@@ -57,6 +57,9 @@ type Stack struct {
 	Name  string
 	Dir   string   // of the stack file; "" where it was not read
 	Files []string // absolute
+	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
+	// declared.
+	Grace *time.Duration
 }
 
 var _ executor.Runner = (*Stack)(nil)
@@ -87,7 +90,7 @@ func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Pr
 	case planner.Await:
 		return s.await(ctx, op)
 	case planner.Stop:
-		return s.stop(ctx, op.Instance, nil)
+		return s.stop(ctx, op.Instance, s.Grace)
 	case planner.Remove:
 		return s.remove(op.Instance)
 	}

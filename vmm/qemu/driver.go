@@ -143,7 +143,8 @@ func (d *Driver) Describe(ctx context.Context) vmm.Description {
 	r := vmm.Description{Driver: "qemu"}
 	path, err := d.find()
 	if err != nil {
-		r.Problems = append(r.Problems, err.Error()+": "+errs.HintOf(err))
+		r.Problems = append(r.Problems, err.Error())
+		r.Remedy = errs.HintOf(err)
 	} else {
 		out, err := exec.CommandContext(ctx, path, "--version").Output()
 		if err != nil {

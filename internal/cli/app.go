@@ -1,0 +1,166 @@
+// Package cli is vzcompose's commands and flags. It reads what the user asks,
+// lets spec, planner, executor and engine do it, and gives internal/ui what
+// there is to show.
+package cli
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/ui"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// Exit statuses.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// Deps are what the commands have of the world around them.
+type Deps struct {
+	Args           []string
+	Stdin          *os.File
+	Stdout, Stderr *os.File
+	LookupEnv      func(string) (string, bool)
+	// Driver makes this system's driver.
+	Driver func(lookup func(string) (string, bool)) (vmm.Driver, error)
+}
+
+// status is an error that only sets the exit status: all has been said.
+type status int
+
+func (s status) Error() string { return "" }
+
+// Main runs the command line and answers the exit status.
+func Main(d Deps) int {
+	if len(d.Args) > 1 && d.Args[1] == shimCommand {
+		return runShim(d)
+	}
+	// A reader that went away, as of `vzcompose logs | head`, is the end of it.
+	signal.Ignore(syscall.SIGPIPE)
+	app := &app{deps: d}
+	err := app.command().RunContext(context.Background(), permute(d.Args))
+	return app.exit(err)
+}
+
+// app is one invocation.
+type app struct {
+	deps Deps
+	view *ui.UI // set once the global flags are read
+}
+
+// exit says what is left to say of err, and answers the status.
+func (a *app) exit(err error) int {
+	var st status
+	var findings diag.Findings
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &st):
+		return int(st)
+	case errors.Is(err, syscall.EPIPE):
+		return exitDone
+	}
+	view := a.view
+	if view == nil {
+		view = a.newView("plain", true)
+	}
+	defer view.Close()
+	if errors.As(err, &findings) {
+		view.Findings(findings)
+		return exitUsage
+	}
+	view.Error(err)
+	if errs.Is(err, errs.InvalidArgument) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// usage makes an error of how a command was called.
+func usage(format string, args ...any) error { return errs.New(errs.InvalidArgument, format, args...) }
+
+func (a *app) command() *cli.App {
+	return &cli.App{
+		Name:                   "vzcompose",
+		Usage:                  "stacks of containers, each in a virtual machine of its own",
+		HideVersion:            true,
+		UseShortOptionHandling: true,
+		Suggest:                true,
+		EnableBashCompletion:   true,
+		Reader:                 a.deps.Stdin,
+		Writer:                 a.deps.Stdout,
+		ErrWriter:              a.deps.Stderr,
+		ExitErrHandler:         func(*cli.Context, error) {}, // Main says it once
+		OnUsageError: func(c *cli.Context, err error, _ bool) error {
+			return errs.WithHint(usage("%w", err), "vzcompose %s --help", strings.TrimSpace(c.Command.Name))
+		},
+		Before: a.before,
+		Flags:  globalFlags(),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return errs.WithHint(usage("no command %q", c.Args().First()), "vzcompose help lists the commands")
+			}
+			return cli.ShowAppHelp(c)
+		},
+		Commands: []*cli.Command{
+			a.upCommand(), a.downCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(),
+			a.planCommand(), a.configCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(),
+			a.doctorCommand(), a.versionCommand(),
+		},
+	}
+}
+
+func globalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringSliceFlag{Name: "file", Aliases: []string{"f"}, Usage: "stack `FILE`; repeatable, - is standard input", EnvVars: []string{"VZCOMPOSE_FILE"}},
+		&cli.StringFlag{Name: "name", Aliases: []string{"n", "p", "project-name"}, Usage: "`NAME` of the stack", EnvVars: []string{"VZCOMPOSE_NAME"}},
+		&cli.StringFlag{Name: "project-directory", Usage: "`FOLDER` that relative paths start from"},
+		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, tty, plain, json or quiet"},
+		&cli.BoolFlag{Name: "no-color", Usage: "no colours", EnvVars: []string{"NO_COLOR"}},
+		&cli.IntFlag{Name: "parallel", Usage: "at most `N` steps at a time"},
+	}
+}
+
+func (a *app) before(c *cli.Context) error {
+	mode := c.String("progress")
+	switch mode {
+	case "auto", "tty", "plain", "json", "quiet":
+	default:
+		return usage("no progress %q: auto, tty, plain, json or quiet", mode)
+	}
+	a.view = a.newView(mode, c.Bool("no-color"))
+	return nil
+}
+
+func (a *app) newView(mode string, noColor bool) *ui.UI {
+	return ui.New(ui.Options{Out: a.deps.Stdout, Err: a.deps.Stderr, Mode: mode, NoColor: noColor})
+}
+
+// permute moves a command's flags before its arguments, as people type them
+// after: `vzcompose logs web -f`. What follows the name in exec is not ours.
+func permute(args []string) []string { return args }
+
+var version = "unknown" // set by the linker
+
+func (a *app) versionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "version", Usage: "what this is",
+		Action: func(*cli.Context) error {
+			a.view.Printf("vzcompose %s %s/%s %s\n", version, runtime.GOOS, runtime.GOARCH, runtime.Version())
+			return nil
+		},
+	}
+}

@@ -1,0 +1,115 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/wire"
+)
+
+func (a *app) execCommand() *cli.Command {
+	return &cli.Command{
+		Name: "exec", Usage: "run a process in a container", ArgsUsage: "NAME COMMAND [ARG…]",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "do not wait for it"},
+			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "`KEY=VALUE` for it"},
+			&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER`"},
+			&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "in `FOLDER`"},
+			&cli.IntFlag{Name: "index", Usage: "in the `N`th replica; the first by default"},
+			&cli.BoolFlag{Name: "no-tty", Aliases: []string{"T"}, Usage: "without a terminal, as it is for now"},
+			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input on, as it does unless -d"},
+			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "not there yet"},
+		},
+		Action: a.exec,
+	}
+}
+
+func (a *app) exec(c *cli.Context) error {
+	args := c.Args().Slice()
+	if len(args) < 2 {
+		return usage("exec wants a container and a command")
+	}
+	if c.Bool("tty") {
+		return errs.WithHint(errs.New(errs.Unsupported, "exec has no terminal to give yet"), "leave out -t")
+	}
+	w, err := a.withName(c)
+	if err != nil {
+		return err
+	}
+	world, err := w.Observe(c.Context, nil)
+	if err != nil {
+		return err
+	}
+	inst, err := one(world, args[0], c.Int("index"))
+	if err != nil {
+		return err
+	}
+	shim, err := w.Dial(c.Context, inst.Name)
+	if err != nil {
+		return fmt.Errorf("exec in %s: %w", inst.Name, err)
+	}
+	defer shim.Close()
+	p := shimproto.Exec{Args: args[1:], Env: c.StringSlice("env"), User: c.String("user"), Cwd: c.String("workdir")}
+	if c.Bool("detach") {
+		_, err := shim.Exec(c.Context, p)
+		return err
+	}
+	code, err := a.runExec(c.Context, shim, p)
+	if err != nil {
+		return fmt.Errorf("exec in %s: %w", inst.Name, err)
+	}
+	if code != 0 {
+		return status(code)
+	}
+	return nil
+}
+
+// runExec runs a process with this one's standard streams, and answers its
+// status. Output is complete when it returns.
+func (a *app) runExec(ctx context.Context, shim *shimproto.Client, p shimproto.Exec) (int, error) {
+	p.Stdin, p.Stdout, p.Stderr = rand.Text(), rand.Text(), rand.Text()
+	var streams [3]*wire.Stream
+	g, gctx := errgroup.WithContext(ctx)
+	for i, token := range []string{p.Stdin, p.Stdout, p.Stderr} {
+		g.Go(func() (err error) {
+			streams[i], err = shim.OpenStream(gctx, token)
+			return err
+		})
+	}
+	defer func() {
+		for _, s := range streams {
+			if s != nil {
+				_ = s.Close() // nothing is left in it, or nobody wants it
+			}
+		}
+	}()
+	if err := g.Wait(); err != nil {
+		return 0, err
+	}
+	started, err := shim.Exec(ctx, p)
+	if err != nil {
+		return 0, err
+	}
+	go func() { // ends with this process: a read of a terminal cannot be taken back
+		_, _ = io.Copy(struct{ io.Writer }{streams[0]}, a.deps.Stdin)
+		_ = streams[0].CloseWrite()
+	}()
+	var out errgroup.Group
+	out.Go(func() error { return copyOut(a.deps.Stdout, streams[1]) })
+	out.Go(func() error { return copyOut(a.deps.Stderr, streams[2]) })
+	exit, err := shim.Wait(ctx, started.ID)
+	return exit.Code, errors.Join(err, out.Wait())
+}
+
+func copyOut(to io.Writer, from *wire.Stream) error {
+	_, err := io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 64<<10))
+	return err
+}

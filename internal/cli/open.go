@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vzcompose/vzcompose/internal/engine"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/kernel"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// house is the home folder, opened.
+type house struct {
+	home    store.Home
+	images  *image.Store
+	kernels *kernel.Store
+	engine  *engine.Engine
+}
+
+func (a *app) open() (*house, error) {
+	home, err := store.Locate(a.deps.LookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	h := &house{home: home}
+	if h.images, err = image.Open(home.Images()); err != nil {
+		return nil, err
+	}
+	if h.kernels, err = kernel.Open(home.Kernels()); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find vzcompose itself: %w", err)
+	}
+	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels,
+		Shim: []string{self, shimCommand}, CPUs: runtime.NumCPU()})
+	return h, nil
+}
+
+// maxStdin bounds a stack file on standard input, in bytes.
+const maxStdin = 8 << 20
+
+// load reads the stack file. Warnings are shown, findings are the error.
+func (a *app) load(c *cli.Context) (*spec.Loaded, error) {
+	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"),
+		LookupEnv: a.deps.LookupEnv}
+	if slices.Contains(o.Files, "-") {
+		var err error
+		if o.Stdin, err = io.ReadAll(io.LimitReader(a.deps.Stdin, maxStdin)); err != nil {
+			return nil, fmt.Errorf("read standard input: %w", err)
+		}
+	}
+	loaded, err := spec.Load(o)
+	if err != nil {
+		return nil, err
+	}
+	a.view.Findings(loaded.Findings)
+	return loaded, nil
+}
+
+// work is a stack at hand.
+type work struct {
+	*house
+	*engine.Stack
+	desired *spec.Stack // nil where no file was read
+}
+
+// withFile opens the stack that the file declares.
+func (a *app) withFile(c *cli.Context) (*work, error) {
+	loaded, err := a.load(c)
+	if err != nil {
+		return nil, err
+	}
+	h, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files}
+	return &work{house: h, Stack: s, desired: loaded.Stack}, nil
+}
+
+// withName opens a stack by its name alone where one is given and no file is,
+// so that a stack outlives its file.
+func (a *app) withName(c *cli.Context) (*work, error) {
+	name := c.String("name")
+	if name == "" || len(c.StringSlice("file")) > 0 {
+		w, err := a.withFile(c)
+		if err == nil || name == "" {
+			return w, err
+		}
+	}
+	if !regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`).MatchString(name) {
+		return nil, usage("%q is not the name of a stack", name)
+	}
+	h, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	return &work{house: h, Stack: &engine.Stack{Engine: h.engine, Name: name}}, nil
+}
+
+// refs are the images that the stack names.
+func (w *work) refs() []string {
+	var refs []string
+	if w.desired != nil {
+		for _, c := range w.desired.Containers {
+			refs = append(refs, c.Image)
+		}
+	}
+	return slices.DeleteFunc(refs, func(r string) bool { return r == "" })
+}
+
+func (w *work) observe(ctx context.Context) (state.World, error) { return w.Observe(ctx, w.refs()) }
+
+// pick answers the instances that names mean: containers or instances; all
+// where there are none. A name that is neither is an error that suggests.
+func pick(world state.World, names []string) ([]state.Instance, error) {
+	if len(names) == 0 {
+		return world.Instances, nil
+	}
+	known := map[string]bool{}
+	for _, i := range world.Instances {
+		known[i.Container], known[i.Name] = true, true
+	}
+	for _, n := range names {
+		if !known[n] {
+			err := errs.New(errs.NotFound, "no container %q in stack %s", n, world.Stack)
+			if len(known) > 0 {
+				err = errs.WithHint(err, "there is %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			}
+			return nil, err
+		}
+	}
+	var picked []state.Instance
+	for _, i := range world.Instances {
+		if slices.Contains(names, i.Container) || slices.Contains(names, i.Name) {
+			picked = append(picked, i)
+		}
+	}
+	return picked, nil
+}
+
+// one answers the instance that name and index mean.
+func one(world state.World, name string, index int) (state.Instance, error) {
+	picked, err := pick(world, []string{name})
+	if err != nil {
+		return state.Instance{}, err
+	}
+	for _, i := range picked {
+		if i.Name == name || index == 0 || i.Index == index {
+			return i, nil
+		}
+	}
+	return state.Instance{}, errs.New(errs.NotFound, "%s has no instance %d", name, index)
+}
+
+// logDir makes the folder of an instance's log, which a reader that comes
+// before the first boot would miss.
+func (w *work) logDir(name string) (string, error) {
+	dir := w.house.home.Log(w.Name, name)
+	if _, err := os.Stat(filepath.Dir(dir)); err != nil {
+		return "", err
+	}
+	return dir, os.MkdirAll(dir, 0o700)
+}

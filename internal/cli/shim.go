@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/vzcompose/vzcompose/internal/shim"
+)
+
+// shimCommand is the hidden command that turns a process into a shim.
+const shimCommand = "shim"
+
+// readyFD is where a shim says that it can be dialled.
+const readyFD = 3
+
+// runShim looks after one instance until it has ended.
+func runShim(d Deps) int {
+	if err := beShim(d); err != nil {
+		fmt.Fprintln(d.Stderr, err) // the file that whoever started it reads
+		return exitFailed
+	}
+	return exitDone
+}
+
+func beShim(d Deps) error {
+	ready := os.NewFile(readyFD, "ready")
+	if ready == nil {
+		return errors.New("a shim is started by vzcompose up, not by hand")
+	}
+	syscall.CloseOnExec(readyFD)
+	l, err := shim.ReadLaunch(d.Stdin)
+	if err != nil {
+		return err
+	}
+	driver, err := d.Driver(d.LookupEnv)
+	if err != nil {
+		return err
+	}
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	tell := sync.OnceFunc(func() {
+		_, _ = ready.WriteString("ready\n") // whoever waited may be gone
+		_ = ready.Close()
+	})
+	return shim.Run(ctx, driver, l, tell)
+}

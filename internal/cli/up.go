@@ -1,0 +1,342 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/vzcompose/vzcompose/executor"
+	"github.com/vzcompose/vzcompose/internal/engine"
+	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/logs"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/ui"
+	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+func upFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "do not follow the logs"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
+		&cli.BoolFlag{Name: "no-start", Usage: "make and update, start nothing"},
+		&cli.BoolFlag{Name: "no-deps", Usage: "leave what the named containers depend on alone"},
+		&cli.BoolFlag{Name: "force-recreate", Usage: "make the containers anew"},
+		&cli.BoolFlag{Name: "no-recreate", Usage: "keep what exists as it was made"},
+		&cli.BoolFlag{Name: "remove-orphans", Usage: "remove instances that the file does not declare"},
+		&cli.BoolFlag{Name: "fail-fast", Usage: "begin nothing more after a failure"},
+		&cli.StringSliceFlag{Name: "scale", Usage: "`NAME=N` replicas of a container"},
+		&cli.StringFlag{Name: "pull", Usage: "missing, always or never, for every container"},
+		&cli.BoolFlag{Name: "timestamps", Usage: "show the time of each line"},
+		&cli.BoolFlag{Name: "no-log-prefix", Usage: "show lines without the instance's name"},
+	}
+}
+
+func (a *app) upCommand() *cli.Command {
+	return &cli.Command{
+		Name: "up", Usage: "bring the stack up, as declared", ArgsUsage: "[NAME…]",
+		Flags:  upFlags(),
+		Action: a.up,
+	}
+}
+
+func planOptions(c *cli.Context) (planner.Options, error) {
+	o := planner.Options{
+		Only: c.Args().Slice(), NoDeps: c.Bool("no-deps"), NoStart: c.Bool("no-start"),
+		ForceRecreate: c.Bool("force-recreate"), NoRecreate: c.Bool("no-recreate"), RemoveOrphans: c.Bool("remove-orphans"),
+	}
+	if o.ForceRecreate && o.NoRecreate {
+		return o, usage("--force-recreate and --no-recreate exclude each other")
+	}
+	for _, s := range c.StringSlice("scale") {
+		name, count, ok := strings.Cut(s, "=")
+		n, err := strconv.Atoi(count)
+		if !ok || err != nil || n < 0 {
+			return o, usage("--scale %s: it is NAME=N", s)
+		}
+		if o.Scale == nil {
+			o.Scale = map[string]int{}
+		}
+		o.Scale[name] = n
+	}
+	return o, nil
+}
+
+// overridePull gives every container the pull policy of the flag.
+func overridePull(s *spec.Stack, policy string) error {
+	switch policy {
+	case "":
+		return nil
+	case "missing", "always", "never":
+	default:
+		return usage("--pull %s: it is missing, always or never", policy)
+	}
+	for name, ct := range s.Containers {
+		ct.Pull = policy
+		s.Containers[name] = ct
+	}
+	return nil
+}
+
+func (a *app) up(c *cli.Context) error {
+	w, err := a.withFile(c)
+	if err != nil {
+		return err
+	}
+	opts, err := planOptions(c)
+	if err != nil {
+		return err
+	}
+	if err := overridePull(w.desired, c.String("pull")); err != nil {
+		return err
+	}
+	began := time.Now()
+	stop := newInterrupt(c.Context)
+	defer stop.release()
+	report, plan, err := a.converge(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
+		return planner.Up(w.desired, world, opts)
+	})
+	if err != nil || c.Bool("dry-run") {
+		return err
+	}
+	if stop.asked() {
+		return status(exitInterrupted)
+	}
+	if c.Bool("detach") || c.Bool("no-start") {
+		return nil
+	}
+	return a.attach(c, w, stop, started(plan, report), began)
+}
+
+// converge locks the stack, observes it, plans and carries the plan out. What
+// failed has been shown; the error sets the status.
+func (a *app) converge(c *cli.Context, w *work, stop *interrupt, dry bool,
+	compute func(state.World) (*planner.Plan, error)) (executor.Report, *planner.Plan, error) {
+	lock, err := w.house.home.LockStack(stop.drain, w.Name, func() {
+		a.view.Notef("waiting for another vzcompose that works on stack %s", w.Name)
+	})
+	if err != nil {
+		return executor.Report{}, nil, err
+	}
+	defer lock.Release()
+	world, err := w.observe(stop.kill)
+	if err != nil {
+		return executor.Report{}, nil, err
+	}
+	plan, err := compute(world)
+	if err != nil {
+		return executor.Report{}, nil, err
+	}
+	for _, warning := range plan.Warnings {
+		a.view.Warnf("%s", warning)
+	}
+	if dry || plan.Empty() {
+		a.view.Plan(plan, world)
+		return executor.Report{}, plan, nil
+	}
+	report, err := a.execute(c, w, stop, plan)
+	return report, plan, err
+}
+
+// execute carries a plan out and shows how it goes.
+func (a *app) execute(c *cli.Context, w *work, stop *interrupt, plan *planner.Plan) (executor.Report, error) {
+	progress := a.view.Progress(plan)
+	report, err := executor.Execute(stop.kill, plan, w.Stack, progress.Sink(), executor.Options{
+		Parallel: c.Int("parallel"), FailFast: c.Bool("fail-fast"), Drain: stop.drain,
+		CPUs: float64(runtime.NumCPU()), Memory: engine.HostMemory(),
+	})
+	progress.Close()
+	if err == nil {
+		return report, nil
+	}
+	a.view.Summary(a.summary(w, report, err))
+	if stop.asked() {
+		return report, status(exitInterrupted)
+	}
+	return report, status(exitFailed)
+}
+
+// lastLines is how much of a failed instance's output is shown.
+const lastLines = 10
+
+// summary collects what each failed instance said last.
+func (a *app) summary(w *work, report executor.Report, err error) ui.Summary {
+	s := ui.Summary{Err: err}
+	for _, o := range report.Outcomes {
+		s.Outcomes = append(s.Outcomes, ui.Outcome{Step: o.Step, Status: o.Status, Err: o.Err, Because: o.Because})
+		if o.Status != event.Failed {
+			continue
+		}
+		t, ok := target(o.Step.Op)
+		if !ok {
+			continue
+		}
+		f := ui.Said{Step: o.Step.ID, Output: w.lastOutput(t.Instance)}
+		if len(f.Output) == 0 {
+			f.Console = tailOf(w.house.home.Console(w.Name, t.Instance), lastLines)
+		}
+		s.Said = append(s.Said, f)
+	}
+	return s
+}
+
+func target(op planner.Op) (planner.Target, bool) {
+	switch op := op.(type) {
+	case planner.Start:
+		return op.Target, true
+	case planner.Await:
+		return op.Target, true
+	}
+	return planner.Target{}, false
+}
+
+// lastOutput answers the last lines of an instance's last boot.
+func (w *work) lastOutput(name string) []logs.Record {
+	st, err := w.house.home.ReadState(w.Name, name)
+	if err != nil {
+		return nil // then there is nothing to show beside the failure itself
+	}
+	r, err := logs.OpenReader(w.house.home.Log(w.Name, name), logs.ReadOptions{Tail: lastLines, Boot: st.Boots})
+	if err != nil {
+		return nil
+	}
+	defer r.Close()
+	var all []logs.Record
+	for {
+		rec, err := r.Next(context.Background())
+		if err != nil {
+			return all
+		}
+		all = append(all, rec)
+	}
+}
+
+// tailOf answers the last lines of a text file, as far as it can be read.
+func tailOf(path string, n int) []string {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	const window = 8 << 10
+	b := make([]byte, window)
+	st, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	got, _ := f.ReadAt(b, max(0, st.Size()-window))
+	lines := slices.DeleteFunc(strings.Split(string(b[:got]), "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
+	return lines[max(0, len(lines)-n):]
+}
+
+// started answers the instances that a plan has started.
+func started(plan *planner.Plan, report executor.Report) []string {
+	var names []string
+	for _, o := range report.Outcomes {
+		if op, ok := o.Step.Op.(planner.Start); ok && o.Status == event.Done {
+			names = append(names, op.Instance)
+		}
+	}
+	return names
+}
+
+// attach follows the logs until every instance has ended or the user asks to
+// stop: then what this command started is stopped.
+func (a *app) attach(c *cli.Context, w *work, stop *interrupt, mine []string, began time.Time) error {
+	world, err := w.Observe(stop.kill, nil)
+	if err != nil {
+		return err
+	}
+	picked, err := pick(world, nil)
+	if err != nil {
+		return err
+	}
+	o := logOptions{follow: true, tail: logs.All, since: began, timestamps: c.Bool("timestamps"), noPrefix: c.Bool("no-log-prefix")}
+	err = a.showLogs(stop.drain, w, picked, o)
+	if !stop.asked() {
+		return err
+	}
+	a.view.Notef("stopping; once more to kill")
+	if err := a.stopInstances(c, w, stop, mine); err != nil {
+		return err
+	}
+	return status(exitInterrupted)
+}
+
+// stopInstances stops what an attached up had started.
+func (a *app) stopInstances(c *cli.Context, w *work, stop *interrupt, names []string) error {
+	again := newInterrupt(c.Context)
+	defer again.release()
+	stop.release()
+	lock, err := w.house.home.LockStack(again.drain, w.Name, nil)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	world, err := w.observe(c.Context)
+	if err != nil {
+		return err
+	}
+	plan, err := planner.StopAll(world, names)
+	if err != nil || plan.Empty() {
+		return err
+	}
+	// From here the first interrupt kills.
+	kill := context.AfterFunc(again.drain, func() {
+		now := time.Duration(0)
+		for _, name := range names {
+			go func() { _ = w.Stop(c.Context, name, &now) }() // the plan's own stop tells how it went
+		}
+	})
+	defer kill()
+	progress := a.view.Progress(plan)
+	_, err = executor.Execute(again.kill, plan, w.Stack, progress.Sink(), executor.Options{})
+	progress.Close()
+	if err != nil {
+		return fmt.Errorf("stop the stack: %w", err)
+	}
+	return nil
+}
+
+// interrupt is what Ctrl-C means: drain ends at the first, kill at the second.
+type interrupt struct {
+	drain, kill context.Context
+	release     func()
+}
+
+var errInterrupted = errors.New("interrupted")
+
+func newInterrupt(ctx context.Context) *interrupt {
+	drain, endDrain := context.WithCancelCause(ctx)
+	kill, endKill := context.WithCancelCause(ctx)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		for _, end := range []context.CancelCauseFunc{endDrain, endKill} {
+			select {
+			case <-signals:
+				end(errInterrupted)
+			case <-done:
+				return
+			}
+		}
+	}()
+	return &interrupt{drain: drain, kill: kill, release: sync.OnceFunc(func() {
+		signal.Stop(signals)
+		close(done)
+	})}
+}
+
+func (i *interrupt) asked() bool { return context.Cause(i.drain) == errInterrupted }
