@@ -3,7 +3,6 @@ package image
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash"
@@ -118,12 +117,12 @@ type chunk struct {
 
 var errStopped = errors.New("reader is closed")
 
-// newReadAhead must be closed before r is.
-func newReadAhead(r io.Reader) *readAhead {
+// newReadAhead hashes with sum, which may be nil. It must be closed before r is.
+func newReadAhead(r io.Reader, sum hash.Hash) *readAhead {
 	const buffers = 4
 	a := &readAhead{
 		full: make(chan chunk, buffers), free: make(chan []byte, buffers),
-		stop: make(chan struct{}), done: make(chan struct{}), sum: sha256.New(),
+		stop: make(chan struct{}), done: make(chan struct{}), sum: sum,
 	}
 	for range buffers {
 		a.free <- make([]byte, 256<<10)
@@ -147,7 +146,9 @@ func (a *readAhead) run(r io.Reader) {
 		if err == io.ErrUnexpectedEOF { // ReadFull's own; sources here class theirs
 			err = io.EOF
 		}
-		a.sum.Write(buf[:n])
+		if a.sum != nil {
+			a.sum.Write(buf[:n])
+		}
 		a.full <- chunk{buf, buf[:n], err} // has room for all buffers
 		if err != nil {
 			return
@@ -174,7 +175,8 @@ func (a *readAhead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// digest is that of all that was read; valid once Read answered io.EOF.
+// digest is that of all that was read; valid with a sum, once Read answered
+// io.EOF.
 func (a *readAhead) digest() string { return fmt.Sprintf("sha256:%x", a.sum.Sum(nil)) }
 
 // Close ends the goroutine; it waits for a read under way.

@@ -15,7 +15,7 @@
 // lost or outdated root filesystem is rebuilt without the network. That costs
 // the compressed size once.
 //
-// Whoever reads or adds holds index-wide lock shared; Remove and Prune hold it
+// Whoever reads or adds holds store.lock shared; Remove and Prune hold it
 // exclusively, so that they see no half-made image and may sweep tmp and locks.
 // What is broken in the index is reported and never deleted.
 //

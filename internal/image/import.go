@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -121,7 +122,7 @@ func (s *Store) checkLayer(ctx context.Context, d v1.Descriptor) (v1.Hash, error
 		return v1.Hash{}, err
 	}
 	defer z.Close()
-	a := newReadAhead(z)
+	a := newReadAhead(z, sha256.New())
 	defer a.Close()
 	tr := tar.NewReader(a)
 	for {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -391,7 +392,7 @@ func TestBomb(t *testing.T) {
 		t.Fatal(kind, err)
 	}
 	defer z.Close()
-	a := newReadAhead(z)
+	a := newReadAhead(z, nil)
 	defer a.Close()
 	if n, err := io.Copy(io.Discard, a); !errs.Is(err, errs.ResourceExhausted) || n > 1<<20 {
 		t.Errorf("read %d, %v", n, err)
@@ -401,12 +402,12 @@ func TestBomb(t *testing.T) {
 // TestReadAheadIsLeft: closing does not wait for what nobody reads any more.
 func TestReadAheadIsLeft(t *testing.T) {
 	in := []byte(noise(5 << 20))
-	a := newReadAhead(bytes.NewReader(in))
+	a := newReadAhead(bytes.NewReader(in), sha256.New())
 	if _, err := io.ReadFull(a, make([]byte, 10)); err != nil {
 		t.Fatal(err)
 	}
 	a.Close()
-	a = newReadAhead(bytes.NewReader(in))
+	a = newReadAhead(bytes.NewReader(in), sha256.New())
 	defer a.Close()
 	got, err := io.ReadAll(a)
 	if err != nil || !bytes.Equal(got, in) || a.digest() != digestOf(in).String() {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -73,7 +74,7 @@ func (s *Store) RootFSFromTar(ctx context.Context, path string, progress func(Pr
 		m.setTotal(info.Size())
 		sum := sha256.New()
 		raw := io.TeeReader(f, sum)
-		if _, err := addTar(ctx, w, path, raw, m); err != nil {
+		if err := addTar(ctx, w, path, raw, nil, m); err != nil {
 			return err
 		}
 		if _, err := io.Copy(sum, f); err != nil { // behind the end of the compressed data
@@ -198,31 +199,31 @@ func (s *Store) unpackLayer(ctx context.Context, w *erofs.Writer, name string, d
 		return err
 	}
 	defer f.Close()
-	got, err := addTar(ctx, w, name, f, m)
-	if err != nil {
+	sum := sha256.New()
+	if err := addTar(ctx, w, name, f, sum, m); err != nil {
 		return err
 	}
-	if got != diffID.String() {
+	if got := fmt.Sprintf("sha256:%x", sum.Sum(nil)); got != diffID.String() {
 		return damaged(errs.New(errs.DataLoss, "%s unpacks to %s, not %s", name, got, diffID))
 	}
 	return nil
 }
 
-// addTar merges a tar that may be compressed, reads r to the end of what is
-// compressed, and answers the digest of the tar.
-func addTar(ctx context.Context, w *erofs.Writer, name string, r io.Reader, m *meter) (digest string, err error) {
+// addTar merges a tar that may be compressed, and reads r to the end of what is
+// compressed. Sum, where it is not nil, is given the tar.
+func addTar(ctx context.Context, w *erofs.Writer, name string, r io.Reader, sum hash.Hash, m *meter) error {
 	z, _, err := decompress(&meteredReader{r, m}, maxUnpacked)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer z.Close()
-	a := newReadAhead(z)
+	a := newReadAhead(z, sum)
 	defer a.Close()
 	if err := w.AddLayer(ctx, name, a); err != nil {
-		return "", err
+		return err
 	}
 	if _, err := io.Copy(io.Discard, a); err != nil {
-		return "", fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	return a.digest(), nil
+	return nil
 }

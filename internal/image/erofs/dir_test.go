@@ -17,7 +17,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
-// tree makes a folder with a bit of everything.
+// hostTree makes a folder with a bit of everything.
 func hostTree(t *testing.T) string {
 	t.Helper()
 	unix.Umask(0o022)
