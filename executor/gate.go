@@ -1,82 +1,73 @@
 package executor
 
 import (
-	"context"
-
-	"golang.org/x/sync/semaphore"
+	"math"
 
 	"github.com/vzcompose/vzcompose/planner"
 )
 
-// gate admits steps by what they take of the host. Its semaphores are entered
-// in one order and are first come, first served: a large step is not starved by
-// small ones, and nobody waits for who waits for him.
-type gate struct {
-	slots, cpus, memory *semaphore.Weighted // nil: not counted
-	allCPUs, allMemory  int64
+// gate is a semaphore with three weights: slots, processors and memory. A step
+// takes all of what it needs or nothing, so none holds one and waits for
+// another. It belongs to one goroutine, and never waits: walk keeps the queue.
+type gate struct{ all, free need }
+
+// need is an amount of each weight. A weight that is not counted is 0.
+type need struct {
+	slots  int64
+	cpus   int64  // thousandths
+	memory uint64 // bytes
 }
 
-// Units in which the semaphores count.
-const (
-	cpuUnit    = 100     // hundredths of a processor
-	memoryUnit = 1 << 20 // bytes
-)
-
-func newGate(o Options) *gate {
-	g := &gate{}
-	if o.Parallel > 0 {
-		g.slots = semaphore.NewWeighted(int64(o.Parallel))
-	}
-	if g.allCPUs = int64(o.CPUs * cpuUnit); g.allCPUs > 0 {
-		g.cpus = semaphore.NewWeighted(g.allCPUs)
-	}
-	if g.allMemory = int64(o.Memory / memoryUnit); g.allMemory > 0 {
-		g.memory = semaphore.NewWeighted(g.allMemory)
-	}
-	return g
+func newGate(o Options) gate {
+	all := need{slots: int64(max(o.Parallel, 0)), cpus: thousandths(o.CPUs), memory: o.Memory}
+	return gate{all: all, free: all}
 }
 
-// cost is what a step takes while it runs. Only what boots a machine costs, and
-// a kernel boots on one processor, however many it has.
-func cost(s planner.Step) (cpus, memory int64) {
-	if op, ok := s.Op.(planner.Start); ok {
-		return int64(min(op.CPUs, 1) * cpuUnit), int64(op.Memory / memoryUnit)
-	}
-	return 0, 0
-}
-
-// enter waits for room until ctx ends. The step must call release.
-func (g *gate) enter(ctx context.Context, s planner.Step) (release func(), err error) {
-	if _, waits := s.Op.(planner.Await); waits { // it takes nothing, for as long as it may be
-		return func() {}, nil
+// needs answers what a step takes, at most all there is. A step that only waits
+// takes nothing, for as long as it may be.
+func (g *gate) needs(s planner.Step, cost Cost) need {
+	if _, waits := s.Op.(planner.Await); waits {
+		return need{}
 	}
 	cpus, memory := cost(s)
-	var held []func()
-	release = func() {
-		for _, r := range held {
-			r()
-		}
+	return need{
+		slots:  min(1, g.all.slots),
+		cpus:   min(thousandths(cpus), g.all.cpus),
+		memory: min(memory, g.all.memory),
 	}
-	take := func(sem *semaphore.Weighted, n, all int64) error {
-		if n = min(n, all); sem == nil || n == 0 {
-			return nil
-		}
-		if err := sem.Acquire(ctx, n); err != nil {
-			return err
-		}
-		held = append(held, func() { sem.Release(n) })
-		return nil
+}
+
+func (g *gate) take(n need) bool {
+	if n.slots > g.free.slots || n.cpus > g.free.cpus || n.memory > g.free.memory {
+		return false
 	}
-	if err := take(g.memory, memory, g.allMemory); err != nil {
-		return nil, err
+	g.free.slots -= n.slots
+	g.free.cpus -= n.cpus
+	g.free.memory -= n.memory
+	return true
+}
+
+func (g *gate) give(n need) {
+	g.free.slots += n.slots
+	g.free.cpus += n.cpus
+	g.free.memory += n.memory
+}
+
+// overlaps reports whether n wants processors or memory that held waits for.
+// Slots are given to whoever comes first of those that can use them.
+func (n need) overlaps(held need) bool {
+	return n.cpus > 0 && held.cpus > 0 || n.memory > 0 && held.memory > 0
+}
+
+// plus marks what is waited for; the amounts do not matter.
+func (n need) plus(m need) need {
+	return need{max(n.slots, m.slots), max(n.cpus, m.cpus), max(n.memory, m.memory)}
+}
+
+// thousandths rounds up, and takes what is no amount for none.
+func thousandths(cpus float64) int64 {
+	if !(cpus > 0) {
+		return 0
 	}
-	if err := take(g.cpus, cpus, g.allCPUs); err != nil {
-		release()
-		return nil, err
-	}
-	if err := take(g.slots, 1, 1); err != nil {
-		release()
-		return nil, err
-	}
-	return release, nil
+	return int64(math.Ceil(min(cpus, 1<<40) * 1000))
 }
