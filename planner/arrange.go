@@ -65,7 +65,7 @@ func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string
 	images, missing := make(map[string]*image), make(map[string][]string)
 	for _, name := range a.starts.order() {
 		for _, ch := range a.changes[name] {
-			if ch.create == "" && ch.start == "" {
+			if ch.create == "" && ch.start == "" && (ch.update == "" || ch.live) {
 				continue
 			}
 			if ref := ch.spec.Image; ref != "" {
@@ -207,14 +207,7 @@ func (a *arrangement) bring(name string, ch *change) {
 		last = []int{a.plan.add(Step{Op: Create{ch.Target, ch.spec}, Cause: ch.create, After: sorted(last)})}
 	}
 	if ch.update != "" {
-		var after []int
-		if id := a.gone[ch]; id != 0 {
-			after = []int{id}
-		}
-		id := a.plan.add(Step{Op: Update{ch.Target, ch.spec, ch.live}, Cause: ch.update, After: after})
-		if last = append(slices.Clone(last), id); after != nil {
-			last = []int{id}
-		}
+		last = []int{a.plan.add(Step{Op: Update{ch.Target, ch.spec, ch.live}, Cause: ch.update, After: sorted(last)})}
 	}
 	if ch.start == "" {
 		return

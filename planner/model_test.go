@@ -112,6 +112,7 @@ func (m *model) change(s Step) {
 	switch op := s.Op.(type) {
 	case Update:
 		o.Spec, _ = spec.EncodeContainer(op.Spec)
+		m.expect(s, op.Live || op.Spec.Image == "" || m.images[op.Spec.Image] != "", "without its image")
 		if m.expect(s, op.Live || !o.State.Live(), "is "+o.State.String()); !op.Live {
 			o.Exit = nil
 		}

@@ -406,6 +406,15 @@ warning: db-1 stays as it is: its record cannot be read: state.json: unexpected 
 		{name: "paused", stack: shop(), world: with(up, "web-1", in(lifecycle.Paused, "")), want: `
 #1 start container/web-1 (paused)
 `},
+		{name: "changed, stopped, and its image is gone", stack: edited(shop(), "db", memory(256)), world: func() state.World {
+			w := with(up, "db-1", exited(1))
+			w.Images = w.Images[:1]
+			return w
+		}(), want: `
+#1 pull image/postgres (image postgres is not here)
+#2 update container/db-1 after [1] (memory 128MiB → 256MiB)
+#3 start container/db-1 after [2] (memory 128MiB → 256MiB)
+`},
 		{name: "no start", stack: shop(), world: with(with(up, "web-1", in(lifecycle.Stopping, "")), "db-1", exited(1)), o: Options{NoStart: true}},
 		{name: "volume is gone", stack: shop(), world: func() state.World { w := with(up, "db-1", exited(1)); w.Volumes = nil; return w }(), want: `
 #1 create volume/data (not found)
