@@ -172,12 +172,7 @@ func (o *output) fill(ended bool) error {
 		if o.pending == nil {
 			o.pending = o.buffers.Get().(*buffer)
 		}
-		for {
-			n, rerr = unix.Read(int(fd), o.pending[wire.Headroom:])
-			if rerr != unix.EINTR {
-				return
-			}
-		}
+		n, rerr = readAvailable(int(fd), o.pending[wire.Headroom:])
 	}
 	var err error
 	if ended {
@@ -194,11 +189,34 @@ func (o *output) fill(ended bool) error {
 	switch {
 	case err != nil:
 		return err
-	case rerr == unix.EAGAIN, n == 0 && rerr == nil:
+	case rerr == unix.EAGAIN:
 		return io.EOF
 	case rerr != nil:
 		return rerr
 	}
 	o.size = wire.Headroom + n
 	return nil
+}
+
+// readAvailable reads what the non-blocking fd has, as much as fits: a writer
+// wakes its reader with the first page, and a frame a page is slow. Without a
+// byte it answers io.EOF, unix.EAGAIN or what went wrong.
+func readAvailable(fd int, p []byte) (int, error) {
+	for n := 0; ; {
+		m, err := unix.Read(fd, p[n:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case m > 0:
+			if n += m; n < len(p) {
+				continue
+			}
+			return n, nil
+		case n > 0: // the next read tells
+			return n, nil
+		case err == nil:
+			return 0, io.EOF
+		}
+		return 0, err
+	}
 }

@@ -132,8 +132,10 @@ func (d database) resolve(user string) (identity, error) {
 		return id, err
 	}
 	if name != "" {
+		seen := map[uint32]bool{id.GID: true}
 		parseGroup(d.group, func(g groupEntry) bool {
-			if g.gid != id.GID && slices.Contains(strings.Split(g.members, ","), name) && !slices.Contains(id.Groups, g.gid) {
+			if !seen[g.gid] && slices.Contains(strings.Split(g.members, ","), name) {
+				seen[g.gid] = true
 				id.Groups = append(id.Groups, g.gid)
 			}
 			return len(id.Groups) < maxGroups

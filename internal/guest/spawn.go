@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -152,7 +153,7 @@ func (l *launch) fork(orders, report *os.File) (pid, pidfd int, err error) {
 		sys.UseCgroupFD, sys.CgroupFD = true, int(l.cgroup.Fd())
 	}
 	pid, err = syscall.ForkExec(l.exe, []string{stageName}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: files, Sys: sys,
+		Dir: "/", Env: []string{"GOMAXPROCS=" + strconv.Itoa(minProcs)}, Files: files, Sys: sys,
 	})
 	runtime.KeepAlive(l)
 	runtime.KeepAlive(orders)

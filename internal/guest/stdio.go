@@ -20,8 +20,10 @@ const (
 	unclaimedLimit = 30 * time.Second // how long each may wait for it
 	maxToken       = 256              // bytes
 	pipeSize       = 1 << 20          // bytes that wait while nobody reads
-	chunk          = 64 << 10         // bytes of one data frame
-	lingerLimit    = 30 * time.Second // how long the host may take to close after the end
+	// chunk is the bytes of one data frame. With its head it is just what the
+	// kernel sends in one vsock packet (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE).
+	chunk       = 64<<10 - wire.Headroom
+	lingerLimit = 30 * time.Second // how long the host may take to close after the end
 )
 
 // end is the agent's end of one stdio pipe.
