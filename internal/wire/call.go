@@ -12,6 +12,9 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
+// courtesyLimit is how long a cancelled call may take to tell the peer so.
+const courtesyLimit = time.Second
+
 type request struct {
 	ID     uint64          `json:"id"`
 	Method string          `json:"method"`
@@ -154,6 +157,9 @@ func (c *Client) take(k Kind, p []byte) error {
 // Call asks the peer for method and decodes its answer into result (nil to
 // ignore it). When ctx ends first the peer is told, and ctx's cause comes back.
 func (c *Client) Call(ctx context.Context, method string, params, result any) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", method, context.Cause(ctx))
+	}
 	raw, err := json.Marshal(params)
 	if err != nil {
 		return errs.New(errs.Internal, "encode %s: %w", method, err)
@@ -162,9 +168,9 @@ func (c *Client) Call(ctx context.Context, method string, params, result any) er
 	if err != nil {
 		return fmt.Errorf("%s: %w", method, err)
 	}
-	if err := c.f.writeJSON(kindRequest, request{ID: id, Method: method, Params: raw}); err != nil {
+	if err := c.f.writeJSONContext(ctx, kindRequest, request{ID: id, Method: method, Params: raw}); err != nil {
 		c.forget(id)
-		return errs.New(errs.Unavailable, "%s: %w", method, err)
+		return unsent(ctx, method, err)
 	}
 	select {
 	case r, ok := <-ch:
@@ -174,10 +180,31 @@ func (c *Client) Call(ctx context.Context, method string, params, result any) er
 		return answer(r, method, result)
 	case <-ctx.Done():
 		if c.forget(id) {
-			_ = c.f.writeJSON(kindCancel, cancellation{ID: id}) // a courtesy
+			c.sendCancel(id)
 		}
 		return fmt.Errorf("%s: %w", method, context.Cause(ctx))
 	}
+}
+
+// unsent says why a call did not go out: the message, the caller or the
+// connection.
+func unsent(ctx context.Context, method string, err error) error {
+	class := errs.ClassOf(err)
+	switch {
+	case class == errs.InvalidArgument, class == errs.Internal:
+		return fmt.Errorf("%s: %w", method, err)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", method, context.Cause(ctx))
+	}
+	return errs.New(errs.Unavailable, "%s: %w", method, err)
+}
+
+// sendCancel tells the peer that nobody waits any more. It is a courtesy: a
+// peer that does not even read is not waited for long.
+func (c *Client) sendCancel(id uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), courtesyLimit)
+	defer cancel()
+	_ = c.f.writeJSONContext(ctx, kindCancel, cancellation{ID: id})
 }
 
 func answer(r response, method string, result any) error {

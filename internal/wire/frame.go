@@ -13,12 +13,13 @@ package wire
 
 import (
 	"bufio"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
-	"sync"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
@@ -50,12 +51,10 @@ func (k Kind) limit() int {
 	switch k {
 	case kindHello, kindWelcome:
 		return MaxHello
-	case kindRequest, kindResponse, kindCancel, kindNotice:
+	case kindRequest, kindResponse, kindCancel, kindNotice, kindAbort:
 		return MaxMessage
 	case kindData:
 		return MaxData
-	case kindAbort:
-		return 256 << 10
 	default: // kindEOF and what we do not know
 		return 0
 	}
@@ -72,12 +71,16 @@ func putHeader(b []byte, k Kind, n int) {
 // readHeader reads the head of the next frame and checks it against k's limit.
 // A connection that ends between frames is io.EOF, within one
 // io.ErrUnexpectedEOF.
-func readHeader(r io.Reader) (Kind, int, error) {
-	var h [headerLen]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
+func readHeader(r *bufio.Reader) (Kind, int, error) {
+	h, err := r.Peek(headerLen) // no array of our own: it would be allocated a frame
+	if err != nil {
+		if len(h) > 0 {
+			err = unexpected(err)
+		}
 		return 0, 0, err
 	}
-	w := binary.BigEndian.Uint32(h[:])
+	w := binary.BigEndian.Uint32(h)
+	_, _ = r.Discard(headerLen) // they are there
 	k, n := Kind(w>>24), int(w&0xffffff)
 	if !k.known() || n > k.limit() {
 		return 0, 0, errs.New(errs.DataLoss, "frame of kind %d with %d bytes", k, n)
@@ -91,12 +94,13 @@ type framer struct {
 	c net.Conn
 	r *bufio.Reader
 
-	mu  sync.Mutex // serialises frames, guards buf
-	buf []byte
+	turn chan struct{} // held by who writes a frame, guards buf and torn
+	buf  []byte
+	torn error // a frame was left unfinished: nothing may follow it
 }
 
 func newFramer(c net.Conn) *framer {
-	return &framer{c: c, r: bufio.NewReaderSize(c, 4<<10)}
+	return &framer{c: c, r: bufio.NewReaderSize(c, 4<<10), turn: make(chan struct{}, 1)}
 }
 
 func (f *framer) readFrame() (Kind, []byte, error) {
@@ -112,6 +116,13 @@ func (f *framer) readFrame() (Kind, []byte, error) {
 }
 
 func (f *framer) writeJSON(k Kind, v any) error {
+	return f.writeJSONContext(context.Background(), k, v)
+}
+
+// writeJSONContext gives up when ctx ends, with its cause. A message that cannot
+// be sent is errs.InvalidArgument or errs.Internal. Where a frame was left
+// unfinished the connection is closed.
+func (f *framer) writeJSONContext(ctx context.Context, k Kind, v any) error {
 	p, err := json.Marshal(v)
 	if err != nil {
 		return errs.New(errs.Internal, "encode message: %w", err)
@@ -119,13 +130,45 @@ func (f *framer) writeJSON(k Kind, v any) error {
 	if len(p) > k.limit() {
 		return errs.New(errs.InvalidArgument, "message of %d bytes is over the limit of %d", len(p), k.limit())
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	select {
+	case f.turn <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	defer func() { <-f.turn }()
+	if f.torn != nil {
+		return f.torn
+	}
 	f.buf = append(f.buf[:0], 0, 0, 0, 0)
 	putHeader(f.buf, k, len(p))
 	f.buf = append(f.buf, p...)
-	_, err = f.c.Write(f.buf)
+	n, err := f.writeUntil(ctx, f.buf)
+	if err != nil && (n > 0 || ctx.Err() == nil) {
+		f.torn = err
+		_ = f.c.Close() // who reads it will tell the others
+	}
 	return err
+}
+
+// writeUntil writes b. When ctx ends first the write is broken off.
+func (f *framer) writeUntil(ctx context.Context, b []byte) (int, error) {
+	if ctx.Done() == nil {
+		return f.c.Write(b)
+	}
+	broken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = f.c.SetWriteDeadline(time.Unix(1, 0))
+		close(broken)
+	})
+	n, err := f.c.Write(b)
+	if !stop() {
+		<-broken
+		_ = f.c.SetWriteDeadline(time.Time{})
+		if n < len(b) {
+			err = context.Cause(ctx)
+		}
+	}
+	return n, err
 }
 
 // expect reads one JSON frame of kind k.

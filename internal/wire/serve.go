@@ -59,8 +59,13 @@ type Server struct {
 func (s *Server) ServeConn(ctx context.Context, c net.Conn) error {
 	f := newFramer(c)
 	_ = c.SetDeadline(time.Now().Add(helloLimit))
+	stop := closeOnDone(ctx, c) // a peer that says nothing does not hold up our end
 	var h Hello
-	if err := f.expect(kindHello, &h); err != nil {
+	err := f.expect(kindHello, &h)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		_ = c.Close()
 		return fmt.Errorf("await hello: %w", err)
 	}
@@ -83,7 +88,7 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) error {
 func (s *Server) check(h Hello) error {
 	switch {
 	case h.Protocol != s.Protocol:
-		return errs.New(errs.Unsupported, "this is %s, not %q", s.Protocol, h.Protocol)
+		return errs.New(errs.Unsupported, "this is %s, not %.80q", s.Protocol, h.Protocol)
 	case h.Version != s.Version:
 		return errs.New(errs.Unsupported, "this side speaks version %d of %s, the peer %d", s.Version, s.Protocol, h.Version)
 	case h.Purpose == Bytes && s.Open != nil && h.Token != "":
@@ -91,7 +96,7 @@ func (s *Server) check(h Hello) error {
 	case h.Purpose == Control:
 		return nil
 	}
-	return errs.New(errs.InvalidArgument, "no connections for %q here", h.Purpose)
+	return errs.New(errs.InvalidArgument, "no connections for %.80q here", h.Purpose)
 }
 
 func (s *Server) openStream(f *framer, token string) error {
@@ -114,7 +119,10 @@ type conn struct {
 	s     *Server
 	f     *framer
 	calls sync.WaitGroup
-	slots chan struct{}
+	slots chan struct{} // has a token for each call under way
+	// unread has a token for each call that is under way or whose answer is not
+	// written yet: where the peer does not read those, we do not read it.
+	unread chan struct{}
 
 	mu      sync.Mutex // guards cancels
 	cancels map[uint64]context.CancelCauseFunc
@@ -122,9 +130,13 @@ type conn struct {
 
 func (s *Server) serveCalls(ctx context.Context, f *framer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	c := &conn{s: s, f: f, slots: make(chan struct{}, maxCalls), cancels: map[uint64]context.CancelCauseFunc{}}
+	c := &conn{s: s, f: f, slots: make(chan struct{}, maxCalls),
+		unread: make(chan struct{}, 2*maxCalls), cancels: map[uint64]context.CancelCauseFunc{}}
 	// When ctx ends no more calls are read; those under way still answer.
-	stop := context.AfterFunc(ctx, func() { _ = f.c.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() {
+		_ = f.c.SetReadDeadline(time.Unix(1, 0))
+		_ = f.c.SetWriteDeadline(time.Now().Add(answerLimit)) // the reader may be writing
+	})
 	defer func() {
 		stop()
 		cancel(errServed)
@@ -191,7 +203,9 @@ func (c *conn) start(ctx context.Context, r request) {
 	c.mu.Lock()
 	c.cancels[r.ID] = cancel
 	c.mu.Unlock()
+	c.unread <- struct{}{}
 	c.calls.Go(func() {
+		defer func() { <-c.unread }()
 		resp := c.call(ctx, r)
 		c.mu.Lock()
 		delete(c.cancels, r.ID)
@@ -208,7 +222,7 @@ func (c *conn) call(ctx context.Context, r request) (resp response) {
 	resp.ID = r.ID
 	m, ok := c.s.Methods[r.Method]
 	if !ok {
-		resp.Error = errs.ToWire(errs.New(errs.Unsupported, "no method %q", r.Method))
+		resp.Error = errs.ToWire(errs.New(errs.Unsupported, "no method %.80q", r.Method))
 		return resp
 	}
 	v, err := m(ctx, r.Params)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
@@ -21,9 +22,16 @@ type Stream struct {
 	left int // bytes of the present data frame not yet read
 	rerr error
 
-	mu     sync.Mutex // guards ended
-	ended  bool       // our direction has ended
+	mu     sync.Mutex // guards the following
+	werr   error      // set once nothing more can be written
+	ended  bool       // by us
 	header [headerLen]byte
+	parts  [2][]byte // of the frame under way; here so that no frame allocates
+	bufs   net.Buffers
+}
+
+func errEnded() error {
+	return errs.New(errs.FailedPrecondition, "write after the end of the stream")
 }
 
 func newStream(f *framer) *Stream { return &Stream{f: f} }
@@ -95,22 +103,26 @@ func (s *Stream) nextFrame() error {
 	return errs.New(errs.DataLoss, "unexpected frame of kind %d in a stream", k)
 }
 
-// Write sends p, in frames of at most MaxData bytes.
+// Write sends p, in frames of at most MaxData bytes. After an error nothing more
+// can be written: the peer may have half a frame.
 func (s *Stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
-		return 0, errs.New(errs.FailedPrecondition, "write after the end of the stream")
+	if s.werr != nil {
+		return 0, s.werr
 	}
 	done := 0
 	for len(p) > 0 {
 		n := min(len(p), MaxData)
 		putHeader(s.header[:], kindData, n)
 		// Two buffers, one writev where the connection can; never one copy.
-		bufs := net.Buffers{s.header[:], p[:n]}
-		sent, err := bufs.WriteTo(s.f.c)
+		s.parts = [2][]byte{s.header[:], p[:n]}
+		s.bufs = s.parts[:]
+		sent, err := s.bufs.WriteTo(s.f.c)
+		s.parts[1] = nil // it is the caller's
 		done += max(0, int(sent)-headerLen)
 		if err != nil {
+			s.werr = err
 			return done, err
 		}
 		p = p[n:]
@@ -127,12 +139,12 @@ func (s *Stream) WriteFramed(buf []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
-		return errs.New(errs.FailedPrecondition, "write after the end of the stream")
+	if s.werr != nil {
+		return s.werr
 	}
 	putHeader(buf, kindData, n)
-	_, err := s.f.c.Write(buf)
-	return err
+	_, s.werr = s.f.c.Write(buf)
+	return s.werr
 }
 
 // Headroom is what WriteFramed needs in front of the data, in bytes.
@@ -147,19 +159,28 @@ func (s *Stream) CloseWrite() error {
 		return nil
 	}
 	s.ended = true
+	if s.werr != nil {
+		return s.werr
+	}
+	s.werr = errEnded()
 	putHeader(s.header[:], kindEOF, 0)
 	_, err := s.f.c.Write(s.header[:])
 	return err
 }
 
-// Abort tells the peer that the stream broke, and closes it.
+// Abort tells the peer that the stream broke, and closes it. A peer that does
+// not read is not waited for: it sees a cut.
 func (s *Stream) Abort(cause error) error {
+	_ = s.f.c.SetWriteDeadline(time.Now().Add(courtesyLimit)) // also of a Write under way
 	s.mu.Lock()
-	ended := s.ended
+	can := s.werr == nil
+	if can {
+		s.werr = errEnded()
+	}
 	s.ended = true
 	s.mu.Unlock()
 	var err error
-	if !ended {
+	if can {
 		err = s.f.writeJSON(kindAbort, errs.ToWire(cause))
 	}
 	return errors.Join(err, s.f.c.Close())
