@@ -69,10 +69,12 @@ func rooms() map[string]row {
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
 			"internal/lifecycle", "internal/logs", "internal/state"}},
-		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "spec", "vmm", "internal/diag",
+		// schema is what it prints, agents what doctor asks for, shimproto what
+		// exec speaks.
+		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/kernel",
-			"internal/lifecycle", "internal/logs", "internal/shim", "internal/state", "internal/store", "internal/ui",
-			"internal/wire"}},
+			"internal/lifecycle", "internal/logs", "internal/shim", "internal/shimproto", "internal/state", "internal/store",
+			"internal/ui", "internal/wire"}},
 		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":      {},

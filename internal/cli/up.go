@@ -149,12 +149,15 @@ func (a *app) converge(c *cli.Context, w *work, stop *interrupt, dry bool,
 	return report, plan, err
 }
 
+// cleanUp is how long steps may take to come back after the second interrupt.
+const cleanUp = 45 * time.Second
+
 // execute carries a plan out and shows how it goes.
 func (a *app) execute(c *cli.Context, w *work, stop *interrupt, plan *planner.Plan) (executor.Report, error) {
 	progress := a.view.Progress(plan)
 	report, err := executor.Execute(stop.kill, plan, w.Stack, progress.Sink(), executor.Options{
 		Parallel: c.Int("parallel"), FailFast: c.Bool("fail-fast"), Drain: stop.drain,
-		CPUs: float64(runtime.NumCPU()), Memory: engine.HostMemory(),
+		CPUs: float64(runtime.NumCPU()), Memory: engine.HostMemory(), CleanUp: cleanUp,
 	})
 	progress.Close()
 	if err == nil {
@@ -288,7 +291,8 @@ func (a *app) stopInstances(c *cli.Context, w *work, stop *interrupt, names []st
 	if err != nil {
 		return err
 	}
-	plan, err := planner.StopAll(world, names)
+	world.Instances = slices.DeleteFunc(world.Instances, func(i state.Instance) bool { return !slices.Contains(names, i.Name) })
+	plan, err := planner.StopAll(world, nil)
 	if err != nil || plan.Empty() {
 		return err
 	}
@@ -301,7 +305,7 @@ func (a *app) stopInstances(c *cli.Context, w *work, stop *interrupt, names []st
 	})
 	defer kill()
 	progress := a.view.Progress(plan)
-	_, err = executor.Execute(again.kill, plan, w.Stack, progress.Sink(), executor.Options{})
+	_, err = executor.Execute(again.kill, plan, w.Stack, progress.Sink(), executor.Options{CleanUp: cleanUp})
 	progress.Close()
 	if err != nil {
 		return fmt.Errorf("stop the stack: %w", err)

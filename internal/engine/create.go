@@ -13,6 +13,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
 	"github.com/vzcompose/vzcompose/internal/volume"
@@ -62,18 +63,44 @@ func (s *Stack) create(ctx context.Context, op planner.Create, report func(event
 	return nil
 }
 
-// update gives an instance another record; its writable layer stays.
+// update gives an instance another record; its writable layer stays. What a
+// live update changes is read from the record when it is needed.
 func (s *Stack) update(ctx context.Context, op planner.Update, report func(event.Progress)) error {
 	old, err := s.o.Home.ReadInstance(s.Name, op.Instance)
 	if err != nil {
 		return err
+	}
+	if op.Live { // nothing that the machine or the process was made from
+		old.StopTimeout = op.Spec.StopGracePeriod
+		if old.Spec, err = spec.EncodeContainer(op.Spec); err != nil {
+			return err
+		}
+		return s.o.Home.WriteInstance(old)
 	}
 	rec, err := s.instance(ctx, op.Target, op.Spec, report)
 	if err != nil {
 		return err
 	}
 	rec.Created = old.Created
+	if err := s.forget(op.Instance); err != nil {
+		return err
+	}
 	return s.o.Home.WriteInstance(rec)
+}
+
+// forget makes an instance one that has not run, as it has not since it was
+// declared as it is now. Its boots are counted on.
+func (s *Stack) forget(name string) error {
+	lock, err := s.o.Home.LockInstance(s.Name, name)
+	if err != nil {
+		return fmt.Errorf("take the instance's lock: %w", err)
+	}
+	defer lock.Release()
+	st, err := s.o.Home.ReadState(s.Name, name)
+	if err != nil {
+		return err
+	}
+	return s.o.Home.WriteState(s.Name, name, store.State{State: lifecycle.Initialized, Boots: st.Boots})
 }
 
 // record keeps the stack's own record as it was read last.

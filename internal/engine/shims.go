@@ -59,12 +59,12 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace))
 	case err != nil:
 		return err
-	case st.State == lifecycle.Errored:
-		return errs.New(errs.Unavailable, "%s", st.Cause)
-	case st.State == lifecycle.Stopping, st.State == lifecycle.Stopped && st.Exit == nil:
+	case st.State == lifecycle.Started, st.State == lifecycle.Stopped && st.Exit != nil:
+		return nil
+	case st.State == lifecycle.Stopping, st.State == lifecycle.Stopped:
 		return errs.New(errs.Canceled, "it was stopped meanwhile")
 	}
-	return nil
+	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
 }
 
 // spawn starts a shim and waits until it can be dialled.
@@ -148,6 +148,11 @@ func (s *Stack) follow(ctx context.Context, name string, done func(shimproto.Sta
 		case <-c.Done():
 			if st := news.get(); st.State != 0 && (done(st) || !st.State.Live()) {
 				return st, nil
+			}
+			// It is ending, or was killed: its record is its last word once its
+			// lock is free.
+			if err := s.awaitGone(ctx, name); err != nil {
+				return shimproto.Status{}, err
 			}
 			return s.recorded(ctx, name)
 		case <-ctx.Done():

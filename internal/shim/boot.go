@@ -97,7 +97,8 @@ func (s *shim) bring(ctx context.Context) (m vmm.Machine, agent *agentproto.Clie
 	if agent, err = s.dialAgent(ctx, m); err != nil {
 		return nil, nil, nil, s.autopsy(ctx, m, err)
 	}
-	un.Push("dial the agent", func(context.Context) error { return agent.Close() })
+	dialled := agent // a failing return clears the result
+	un.Push("dial the agent", func(context.Context) error { return dialled.Close() })
 	clock.lap("kernel booted, agent answers")
 	s.send(func() { s.tell("setting up") })
 

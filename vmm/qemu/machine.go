@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"runtime"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -114,9 +115,9 @@ func (m *machine) verdict(err error) error {
 		return m.explain(errs.New(errs.Unavailable, "qemu ended by itself (%q)", shutdown))
 	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ProcessState.Sys() != nil {
-		if ws, ok := exit.ProcessState.Sys().(unix.WaitStatus); ok && ws.Signaled() {
-			return errs.New(errs.Unavailable, "qemu was ended by signal %s", unix.SignalName(ws.Signal()))
+	if errors.As(err, &exit) {
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return errs.New(errs.Unavailable, "qemu was ended by %s", unix.SignalName(ws.Signal()))
 		}
 	}
 	return m.explain(errs.New(errs.Unavailable, "qemu ended: %w", err))
