@@ -42,7 +42,7 @@ func ParseSignal(s string) (int, error) {
 		}
 	}
 	if rest, ok := strings.CutPrefix(name, "RTMIN"); ok {
-		if n, err := strconv.Atoi("0" + strings.TrimPrefix(rest, "+")); err == nil && sigRTMin+n <= sigMaximum {
+		if n, err := strconv.Atoi("0" + strings.TrimPrefix(rest, "+")); err == nil && n <= sigMaximum-sigRTMin {
 			return sigRTMin + n, nil
 		}
 	}
