@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -51,7 +50,9 @@ func Main(d Deps) int {
 	// A reader that went away, as of `vzcompose logs | head`, is the end of it.
 	signal.Ignore(syscall.SIGPIPE)
 	app := &app{deps: d}
-	err := app.command().RunContext(context.Background(), permute(d.Args))
+	cmd := app.command()
+	forUsage(cmd.Commands)
+	err := cmd.RunContext(context.Background(), permute(cmd, d.Args))
 	return app.exit(err)
 }
 
@@ -104,11 +105,9 @@ func (a *app) command() *cli.App {
 		Writer:                 a.deps.Stdout,
 		ErrWriter:              a.deps.Stderr,
 		ExitErrHandler:         func(*cli.Context, error) {}, // Main says it once
-		OnUsageError: func(c *cli.Context, err error, _ bool) error {
-			return errs.WithHint(usage("%w", err), "vzcompose %s --help", strings.TrimSpace(c.Command.Name))
-		},
-		Before: a.before,
-		Flags:  globalFlags(),
+		OnUsageError:           onUsageError,
+		Before:                 a.before,
+		Flags:                  globalFlags(),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return errs.WithHint(usage("no command %q", c.Args().First()), "vzcompose help lists the commands")
@@ -148,10 +147,6 @@ func (a *app) before(c *cli.Context) error {
 func (a *app) newView(mode string, noColor bool) *ui.UI {
 	return ui.New(ui.Options{Out: a.deps.Stdout, Err: a.deps.Stderr, Mode: mode, NoColor: noColor})
 }
-
-// permute moves a command's flags before its arguments, as people type them
-// after: `vzcompose logs web -f`. What follows the name in exec is not ours.
-func permute(args []string) []string { return args }
 
 var version = "unknown" // set by the linker
 

@@ -135,10 +135,21 @@ func counts(all []state.Instance) string {
 	var words []string
 	for _, s := range order {
 		if n[s] > 0 {
-			words = append(words, fmt.Sprintf("%s %d", s, n[s]))
+			words = append(words, fmt.Sprintf("%s %d", stateWord(s), n[s]))
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+// stateWord is the word that ps uses.
+func stateWord(s lifecycle.State) string {
+	switch s {
+	case lifecycle.Started:
+		return "running"
+	case lifecycle.Stopped:
+		return "exited"
+	}
+	return s.String()
 }
 
 func (a *app) configCommand() *cli.Command {

@@ -52,8 +52,9 @@ type Finding struct {
 // String is the first line of a finding as the user sees it.
 func (f Finding) String() string {
 	var b strings.Builder
-	b.WriteString(f.Position.String())
-	b.WriteString(": ")
+	if place := f.Position.String(); place != "" { // the file itself may be what is missing
+		b.WriteString(place + ": ")
+	}
 	if f.Severity == Warning {
 		b.WriteString("warning: ")
 	}

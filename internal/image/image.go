@@ -175,7 +175,7 @@ func (s *Store) Find(ctx context.Context, ref, platform string) (Image, error) {
 			name, platformString(want), joinPlatforms(others)), "pull it for %s", platformString(want))
 	}
 	return Image{}, errs.WithHint(errs.New(errs.NotFound, "image %s is not here", name),
-		"vzcompose pull gets it from its registry, vzcompose image load from an archive")
+		"vzcompose image pull gets it from its registry, vzcompose image load from an archive")
 }
 
 // List answers all images, by reference, platform and digest.
