@@ -20,6 +20,9 @@ help: ## list the targets
 .PHONY: build
 build: agents ## bin/vzcompose, with the agents in it
 	$(GOBUILD) -ldflags '-s -w -X github.com/vzcompose/vzcompose/internal/cli.version=$(VERSION)' -o bin/vzcompose ./cmd/vzcompose
+ifeq ($(GOOS),darwin)
+	codesign --force --entitlements vmm/vz/vz.entitlements -s - bin/vzcompose
+endif
 
 .PHONY: agents
 agents: ## the agents for linux/amd64 and linux/arm64
@@ -66,8 +69,13 @@ imports: ## the import rule
 	go test ./internal/arch
 
 .PHONY: darwin
-darwin: ## type-check for macOS
-	go run ./tools/darwincheck
+darwin: ## type-check, build and vet for macOS
+	go run ./tools/darwincheck ./...
+	@mkdir -p $(CACHE)/twin && go run ./tools/vzstub $(CACHE)/twin
+	@for arch in arm64 amd64; do \
+	  export GOWORK=$(CACHE)/twin/go.work GOOS=darwin GOARCH=$$arch CGO_ENABLED=0; \
+	  go build -o /dev/null ./cmd/vzcompose && go vet ./... && go test -c -o /dev/null ./vmm/vz && go test -c -o /dev/null ./vmm/vmmtest || exit 1; \
+	done
 
 .PHONY: bench
 bench: deps build ## what an up costs, in ratios within one run

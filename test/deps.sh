@@ -54,3 +54,10 @@ if ! [ -e "$cache/kernel.deb" ]; then
 fi
 fetch busybox-static
 [ -e "$cache/images/busybox.tar" ] || "$(dirname "$0")/images/busybox.sh" "$cache"
+# For the tests: a real registry, and a larger image to push to it.
+fetch docker-registry
+if ! [ -x "$cache/bin/docker-registry" ]; then
+  mkdir -p "$cache/bin"
+  dpkg-deb --fsys-tarfile "$cache"/debs/docker-registry_*.deb | tar -x -C "$cache/bin" --strip-components=3 ./usr/bin/docker-registry
+fi
+"$(dirname "$0")/images/debian.sh" "$cache" redis redis-server redis-tools dash coreutils

@@ -27,7 +27,7 @@ func classify(err error, inDomain string, code int, text string) error {
 	// A program that is not signed for it has an invalid configuration.
 	case code == codeConfiguration && strings.Contains(text, entitlement):
 		return errs.WithHint(errs.As(errs.PermissionDenied, err),
-			"sign the program after every build: codesign --force --entitlements vz.entitlements -s - vzcompose, with %s in the file", entitlement)
+			"sign the program after every build: codesign --force --entitlements vmm/vz/vz.entitlements -s - bin/vzcompose (make build does), with %s in the file", entitlement)
 	case code == codeConfiguration:
 		return errs.As(errs.InvalidArgument, err)
 	case code == codeLimit:
