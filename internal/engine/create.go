@@ -184,5 +184,9 @@ func (s *Stack) remove(name string) error {
 	if err := s.o.Home.RemoveInstance(s.Name, name); err != nil {
 		return fmt.Errorf("delete its folder: %w", err)
 	}
+	// A shim that was killed has left its socket.
+	if err := os.Remove(s.o.Home.Socket(s.Name, name)); err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("delete its socket: %w", err)
+	}
 	return nil
 }
