@@ -42,24 +42,37 @@ func (o *outputs) close() {
 	}
 }
 
+// brought is what a boot came to.
+type brought struct {
+	machine vmm.Machine
+	agent   *agentproto.Client
+	out     *outputs
+	phases  []store.Phase
+}
+
 // boot takes the instance from a record to a running process, and tells the
 // loop what came of it. All or nothing: on failure the machine is gone.
 func (s *shim) boot(ctx context.Context) {
-	m, agent, phases, err := s.bring(ctx)
+	r, err := s.bring(ctx)
 	s.send(func() {
-		s.st.Phases = phases
 		if err != nil {
 			s.failed(err)
 			return
 		}
+		m, agent := r.machine, r.agent
+		s.st.Phases = r.phases
 		s.running.set(m, agent)
 		s.st.Started = time.Now()
+		// Only from here on: a process that ends at once must not be seen to end
+		// before it was seen to run.
+		s.tasks.Go(func() { s.keep(m, agent, r.out) })
 		if s.life == lifecycle.Stopping { // asked for while the process was being started
 			s.stopping(agent, m)
 			return
 		}
 		if err := s.move(lifecycle.Start, ""); err != nil {
-			s.lose(err)
+			s.lost = err
+			_ = m.Kill() // keep sees the end of it
 		}
 	})
 }
@@ -78,7 +91,7 @@ func (s *shim) failed(err error) {
 }
 
 // bring boots the machine, sets it up and starts the process.
-func (s *shim) bring(ctx context.Context) (m vmm.Machine, agent *agentproto.Client, phases []store.Phase, err error) {
+func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	var un undo.Stack
 	defer func() {
 		if err != nil {
@@ -87,31 +100,35 @@ func (s *shim) bring(ctx context.Context) (m vmm.Machine, agent *agentproto.Clie
 	}()
 	clock := stopwatch{born: s.born, last: s.born}
 	cfg := s.machineConfig()
-	if m, err = s.driver.Boot(ctx, cfg); err != nil {
-		return nil, nil, nil, err
+	if fi, err := os.Stat(cfg.Console); err == nil {
+		s.console = fi.Size()
+	}
+	m, err := s.driver.Boot(ctx, cfg)
+	if err != nil {
+		return nil, err
 	}
 	un.Push("boot the machine", m.Stop)
 	clock.lap("machine started")
-	s.send(func() { s.tell("booting kernel") })
+	s.send(func() { s.progress("booting kernel") })
 
-	if agent, err = s.dialAgent(ctx, m); err != nil {
-		return nil, nil, nil, s.autopsy(ctx, m, err)
+	agent, err := s.dialAgent(ctx, m)
+	if err != nil {
+		return nil, s.autopsy(ctx, m, err)
 	}
-	dialled := agent // a failing return clears the result
-	un.Push("dial the agent", func(context.Context) error { return dialled.Close() })
+	un.Push("dial the agent", func(context.Context) error { return agent.Close() })
 	clock.lap("kernel booted, agent answers")
-	s.send(func() { s.tell("setting up") })
+	s.send(func() { s.progress("setting up") })
 
 	out, err := s.setUp(ctx, m, agent)
 	if err != nil {
-		return nil, nil, nil, s.autopsy(ctx, m, fmt.Errorf("set up machine: %w", err))
+		return nil, s.autopsy(ctx, m, fmt.Errorf("set up machine: %w", err))
 	}
 	un.PushFunc("open the output", out.close)
 	clock.lap("root mounted, streams open")
 	s.send(func() {
 		if s.life == lifecycle.Booting { // not where a stop came first
 			if err := s.move(lifecycle.Ready, "starting process"); err != nil {
-				s.abort()
+				s.abort(err)
 			}
 		}
 	})
@@ -124,12 +141,19 @@ func (s *shim) bring(ctx context.Context) (m vmm.Machine, agent *agentproto.Clie
 		if perr := s.powerOff(m, agent); perr != nil {
 			err = errors.Join(err, perr)
 		}
-		return nil, nil, nil, err
+		return nil, err
 	}
 	clock.lap("process started")
 	un.Release()
-	go s.keep(m, agent, out)
-	return m, agent, clock.phases, nil
+	return &brought{m, agent, out, clock.phases}, nil
+}
+
+// progress tells how far a boot has come, unless it is being stopped. The
+// loop's.
+func (s *shim) progress(phase string) {
+	if s.life == lifecycle.Booting {
+		s.tell(phase)
+	}
 }
 
 func (s *shim) machineConfig() *vmm.Config {
@@ -239,17 +263,18 @@ func (s *shim) autopsy(ctx context.Context, m vmm.Machine, err error) error {
 // consoleTail is how much of the console is searched for a panic, in bytes.
 const consoleTail = 64 << 10
 
-// panicText answers the kernel's last words, if it panicked.
+// panicText answers the kernel's last words in this boot, if it panicked.
 func (s *shim) panicText() string {
 	f, err := os.Open(s.launch.Home.Console(s.inst.Stack, s.inst.Name))
 	if err != nil {
 		return "" // no console, no words
 	}
 	defer f.Close()
-	if end, err := f.Seek(0, io.SeekEnd); err == nil && end > consoleTail {
-		_, _ = f.Seek(end-consoleTail, io.SeekStart) // else from the start
+	from := s.console // the file has those of earlier boots too
+	if end, err := f.Seek(0, io.SeekEnd); err == nil {
+		from = max(from, end-consoleTail)
 	}
-	b, _ := io.ReadAll(io.LimitReader(f, consoleTail)) // what there is
+	b, _ := io.ReadAll(io.NewSectionReader(f, from, consoleTail)) // what there is
 	_, text, found := bytes.Cut(b, []byte("Kernel panic - not syncing:"))
 	if !found {
 		return ""

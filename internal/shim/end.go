@@ -34,8 +34,11 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 	exit, err := agent.Wait(context.Background(), agentproto.InitID)
 	if err != nil { // not the process: the agent or the machine ended
 		err = s.autopsy(context.Background(), m, fmt.Errorf("the agent was lost: %w", err))
-		_ = m.Kill() // an agent lost alone takes its machine with it
-		_ = m.Wait(context.Background())
+		if serr := s.forceOff(m); serr != nil { // an agent lost alone takes its machine with it
+			err = errors.Join(err, serr)
+		}
+		_ = agent.Close() // its peer is gone
+		out.close()       // what came is in the log
 		copies.Wait()
 		s.send(func() { s.lose(err) })
 		return
@@ -52,6 +55,8 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 	mu.Unlock()
 	step(s.powerOff(m, agent))
 	_ = agent.Close() // its peer is gone
+	out.close()       // where the output was not drained
+	copies.Wait()
 	s.send(func() {
 		s.running.set(nil, nil)
 		cause := ""
@@ -67,15 +72,23 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 // lose records a machine that is not there any more. The loop's.
 func (s *shim) lose(err error) {
 	s.running.set(nil, nil)
+	if s.lost != nil {
+		err = s.lost
+	}
 	s.finish(lifecycle.Fail, nil, err.Error(), err)
 }
 
-// copyLog writes a stream to the log until its end.
+// copyLog writes a stream to the log until its end. Where the log cannot be
+// written (the disk is full, say) the rest is read all the same: a process must
+// not stand still for that.
 func (s *shim) copyLog(name string, st *wire.Stream) error {
 	defer st.Close()
 	w := s.logs.Stream(name, s.st.Boots)
 	// Neither side may take over: the frames need the stream, the lines the log.
 	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{st}, make([]byte, 64<<10))
+	if err != nil {
+		_, _ = io.Copy(io.Discard, struct{ io.Reader }{st}) // nothing, where it was the stream that broke
+	}
 	return errors.Join(err, w.Close())
 }
 
@@ -89,11 +102,18 @@ func (s *shim) powerOff(m vmm.Machine, agent *agentproto.Client) error {
 	}
 	if err := m.Wait(ctx); err != nil {
 		all = multierror.Append(all, err)
-		if err := m.Stop(context.WithoutCancel(ctx)); err != nil {
+		if err := s.forceOff(m); err != nil {
 			all = multierror.Append(all, err)
 		}
 	}
 	return all.ErrorOrNil()
+}
+
+// forceOff ends the machine from outside.
+func (s *shim) forceOff(m vmm.Machine) error {
+	ctx, cancel := limit(context.Background(), powerOffLimit, "end the machine")
+	defer cancel()
+	return m.Stop(ctx)
 }
 
 // waitFor waits for wg, at most d.
@@ -125,12 +145,14 @@ func (s *shim) stop(grace *time.Duration) {
 	}
 	hurry := make(chan struct{})
 	s.hurry = sync.OnceFunc(func() { close(hurry) })
-	s.stopping = func(agent *agentproto.Client, m vmm.Machine) { go s.end(m, agent, d, hurry) }
+	s.stopping = func(agent *agentproto.Client, m vmm.Machine) {
+		s.tasks.Go(func() { s.end(m, agent, d, hurry) })
+	}
 	if m, agent, err := s.running.get(); err == nil {
 		s.stopping(agent, m)
 		return
 	}
-	s.abort() // the boot; if it comes through all the same, it calls stopping
+	s.abort(errs.New(errs.Canceled, "it was stopped")) // the boot; if it comes through all the same, it calls stopping
 }
 
 // end makes the process go: by the stop signal, after grace by SIGKILL, and if

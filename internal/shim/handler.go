@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -120,28 +121,35 @@ func (l *live) nextExec() string {
 
 // pass connects a command's stream with the agent's of the same token, until
 // the agent ends it. A command that goes away has its input ended and its
-// output read on: a process must not stand still because nobody looks.
+// output read on: a process must not stand still because nobody looks. At the
+// shim's end what was read may still reach a command that reads.
 func (s *shim) pass(m vmm.Machine, token string, cmd *wire.Stream) {
-	ctx, cancel := limit(context.Background(), startLimit, "open a stream to the agent")
+	defer cmd.Close()
+	ctx, cancel := limit(s.ctx, startLimit, "open a stream to the agent")
 	agent, err := openStream(ctx, m, token)
 	cancel()
 	if err != nil {
 		_ = cmd.Abort(err) // it may be gone
 		return
 	}
-	go func() {
+	defer agent.Close()
+	stop := context.AfterFunc(s.ctx, func() {
+		end := time.Now().Add(farewellLimit)
+		_ = cmd.Conn().SetDeadline(end) // or it is closed
+		_ = agent.Conn().SetDeadline(end)
+	})
+	defer stop()
+	s.tasks.Go(func() {
 		_, _ = copyStream(agent, cmd) // an end is an end
 		_ = agent.CloseWrite()
-	}()
+	})
 	if _, err := copyStream(cmd, agent); err != nil {
-		_, err = io.Copy(io.Discard, struct{ io.Reader }{agent})
-		if err != nil {
+		if _, err = io.Copy(io.Discard, struct{ io.Reader }{agent}); err != nil {
 			_ = cmd.Abort(errs.New(errs.Unavailable, "the process's stream broke: %w", err))
+			return
 		}
 	}
 	_ = cmd.CloseWrite()
-	_ = agent.Close()
-	_ = cmd.Close()
 }
 
 func copyStream(to io.Writer, from io.Reader) (int64, error) {

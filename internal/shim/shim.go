@@ -70,8 +70,9 @@ type shim struct {
 	inbox chan func() // what the loop is to do; it alone touches the following
 	life  lifecycle.State
 	st    store.State
-	hurry func()             // makes the stop under way kill at once; nil: none is
-	abort context.CancelFunc // ends the boot under way
+	hurry func()                  // makes the stop under way kill at once; nil: none is
+	abort context.CancelCauseFunc // ends the boot under way
+	lost  error                   // why we ended the machine ourselves
 	// stopping ends a process that was started although a stop was asked for.
 	stopping func(*agentproto.Client, vmm.Machine)
 
@@ -79,8 +80,11 @@ type shim struct {
 	final   chan struct{}
 	stopErr error // of the stop; valid after final
 
-	status  board
+	status  *board
 	running live
+	tasks   sync.WaitGroup // all goroutines but the loop's; from serve on
+	ctx     context.Context
+	console int64 // where this boot's words begin in the console's file, in bytes
 }
 
 // live is the machine while there is one to talk to.
@@ -144,17 +148,25 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	return nil
 }
 
+// listenTries is how often the folder of sockets may vanish beneath us.
+const listenTries = 10
+
 // listen opens the socket. What lies at its path is a dead shim's: we have the
-// lock.
-func (s *shim) listen() (net.Listener, error) {
-	if err := s.launch.Home.MakeRuntime(); err != nil {
-		return nil, err
-	}
+// lock. Another instance's shim may take the empty folder away at its end, just
+// before our socket is in it.
+func (s *shim) listen() (l net.Listener, err error) {
 	path := s.launch.Home.Socket(s.inst.Stack, s.inst.Name)
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
-		return nil, fmt.Errorf("remove the old socket: %w", err)
+	for range listenTries {
+		if err := s.launch.Home.MakeRuntime(); err != nil {
+			return nil, err
+		}
+		if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+			return nil, fmt.Errorf("remove the old socket: %w", err)
+		}
+		if l, err = net.Listen("unix", path); err == nil || !errors.Is(err, os.ErrNotExist) {
+			break
+		}
 	}
-	l, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("open the shim's socket: %w", err)
 	}
@@ -164,28 +176,28 @@ func (s *shim) listen() (net.Listener, error) {
 // serve boots, answers and ends.
 func (s *shim) serve(socket net.Listener, terminate context.Context) {
 	ctx, cancel := context.WithCancel(context.Background())
-	var tasks sync.WaitGroup // the server and its connections
+	s.ctx = ctx
 	srv := shimproto.NewServer(handler{s}, s.openStream, s.greet)
-	tasks.Go(func() {
+	s.tasks.Go(func() {
 		for {
 			c, err := socket.Accept()
 			if err != nil {
 				return // closed; nothing else ends a unix listener
 			}
-			tasks.Go(func() { _ = srv.ServeConn(ctx, c) }) // a command's broken connection is the command's matter
+			s.tasks.Go(func() { _ = srv.ServeConn(ctx, c) }) // a command's broken connection is the command's matter
 		}
 	})
-	bootCtx, abort := context.WithCancel(ctx)
+	bootCtx, abort := context.WithCancelCause(ctx)
 	s.abort = abort
-	go s.boot(bootCtx)
+	s.tasks.Go(func() { s.boot(bootCtx) })
 	stop := context.AfterFunc(terminate, func() { s.send(func() { s.stop(nil) }) })
 	s.loop()
 	stop()
-	abort()
+	abort(nil)
 	_ = socket.Close() // first: nobody new
 	s.status.farewell(farewellLimit)
 	cancel()
-	tasks.Wait()
+	s.tasks.Wait()
 }
 
 // loop runs what is sent until the last state is recorded.
@@ -241,7 +253,11 @@ func (s *shim) finish(e lifecycle.Event, exit *state.Exit, cause string, stopErr
 
 // greet lets a command hear of every change.
 func (s *shim) greet(ctx context.Context, notify func(topic string, body any) error) {
-	s.status.watch(ctx, func(st shimproto.Status) error { return notify(shimproto.NoticeStatus, st) })
+	s.status.enter()
+	s.tasks.Go(func() {
+		defer s.status.leave()
+		s.status.watch(ctx, func(st shimproto.Status) error { return notify(shimproto.NoticeStatus, st) })
+	})
 }
 
 // openStream passes a command's stream on to the agent.
@@ -250,6 +266,6 @@ func (s *shim) openStream(token string, st *wire.Stream) error {
 	if err != nil {
 		return err
 	}
-	go s.pass(m, token, st)
+	s.tasks.Go(func() { s.pass(m, token, st) })
 	return nil
 }
