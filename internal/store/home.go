@@ -47,7 +47,7 @@ func Locate(lookup func(string) (string, bool)) (Home, error) {
 // 108 on Linux, and one a home, so that two homes do not meet.
 func runtimeFolder(lookup func(string) (string, bool), home string) string {
 	base, ok := lookup("XDG_RUNTIME_DIR")
-	if !ok || base == "" || len(base) > 40 {
+	if !ok || !filepath.IsAbs(base) || len(base) > 40 { // a shim has another working folder
 		base = "/tmp"
 	}
 	return filepath.Join(base, fmt.Sprintf("vzcompose-%d-%s", os.Getuid(), short(home)))
