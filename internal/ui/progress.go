@@ -44,7 +44,7 @@ func (u *UI) Progress(p *planner.Plan) *Progress {
 	case Quiet:
 		r = quiet{}
 	default:
-		r = &plainLines{u: u, began: began, last: map[int]string{}}
+		r = &plainLines{u: u, began: began, last: map[int]string{}, skipped: map[string]string{}}
 	}
 	u.mu.Lock()
 	u.progress = append(u.progress, pr)
@@ -147,15 +147,20 @@ type plainLines struct {
 	began time.Time
 	at    time.Duration  // of the last line: time does not go back
 	last  map[int]string // by step
+	// skipped is what was said of a subject's skipped steps.
+	skipped map[string]string
 }
 
 func (p *plainLines) news(events []event.Event) {
 	for _, e := range events {
 		text := plainText(e)
-		if text == "" || p.last[e.Step] == text {
+		if text == "" || p.last[e.Step] == text || e.Status == event.Skipped && p.skipped[e.Subject] == text {
 			continue
 		}
 		p.last[e.Step] = text
+		if e.Status == event.Skipped { // as each of its steps is
+			p.skipped[e.Subject] = text
+		}
 		p.at = max(p.at, e.Time.Sub(p.began))
 		p.u.errText(pad("", 6-len(seconds(p.at))) + seconds(p.at) + "  " + subjectName(e.Subject) + "  " + p.u.paint(colorOf(e.Status), text) + "\n")
 	}
