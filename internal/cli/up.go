@@ -225,7 +225,8 @@ func (w *work) lastOutput(name string) []logs.Record {
 	}
 }
 
-// tailOf answers the last lines of a text file, as far as it can be read.
+// tailOf answers the last lines of a console that say something, as far as it
+// can be read.
 func tailOf(path string, n int) []string {
 	f, err := os.Open(path)
 	if err != nil {
@@ -239,8 +240,14 @@ func tailOf(path string, n int) []string {
 		return nil
 	}
 	got, _ := f.ReadAt(b, max(0, st.Size()-window))
-	lines := slices.DeleteFunc(strings.Split(string(b[:got]), "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
+	lines := slices.DeleteFunc(strings.Split(string(b[:got]), "\n"), isRoutine)
 	return lines[max(0, len(lines)-n):]
+}
+
+// isRoutine reports whether a console has the line of every machine.
+func isRoutine(line string) bool {
+	line = strings.TrimSpace(line)
+	return line == "" || line == "vzcompose-agent: up" || strings.HasSuffix(line, "reboot: Power down")
 }
 
 // started answers the instances that a plan has started.
