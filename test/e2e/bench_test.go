@@ -57,7 +57,9 @@ func TestBench(t *testing.T) {
 	tenDown := timed(func() { s.must("down") })
 
 	var b strings.Builder
-	line := func(name string, format string, args ...any) { fmt.Fprintf(&b, "%-44s %s\n", name, fmt.Sprintf(format, args...)) }
+	line := func(name string, format string, args ...any) {
+		fmt.Fprintf(&b, "%-44s %s\n", name, fmt.Sprintf(format, args...))
+	}
 	ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
 	line("bare QEMU boot to the agent's first word", "%s", spread(bare))
 	line("up -d of one container, warm image", "%s", spread(up))
