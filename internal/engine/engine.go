@@ -4,6 +4,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -21,11 +22,14 @@ import (
 	"github.com/vzcompose/vzcompose/planner"
 )
 
-// Limits of phases.
+// statusLimit is how long a shim may take to answer about itself.
+const statusLimit = 2 * time.Second
+
+// Limits of phases, where Options does not say other.
 const (
-	spawnLimit  = 30 * time.Second // from a shim's exec to its readiness
-	statusLimit = 2 * time.Second  // a shim's answer about itself
-	startLimit  = 10 * time.Minute // from a shim's readiness to a running process; the shim has finer limits
+	spawnLimit = 30 * time.Second // from a shim's exec to its readiness
+	startLimit = 10 * time.Minute // from a shim's readiness to a running process; the shim has finer limits
+	stopLimit  = 8 * time.Minute  // beside the grace period; the shim has finer limits
 )
 
 // Options say what an Engine works with.
@@ -38,6 +42,9 @@ type Options struct {
 	Shim []string
 	// CPUs of the host: no machine gets more.
 	CPUs int
+	// SpawnLimit, StartLimit and StopLimit bound what is asked of a shim; 0: the
+	// usual ones.
+	SpawnLimit, StartLimit, StopLimit time.Duration
 }
 
 // Engine works on one home folder. It is for many goroutines.
@@ -65,7 +72,12 @@ type Stack struct {
 var _ executor.Runner = (*Stack)(nil)
 
 // New allocates an Engine.
-func New(o Options) *Engine { return &Engine{o: o} }
+func New(o Options) *Engine {
+	o.SpawnLimit = cmp.Or(o.SpawnLimit, spawnLimit)
+	o.StartLimit = cmp.Or(o.StartLimit, startLimit)
+	o.StopLimit = cmp.Or(o.StopLimit, stopLimit)
+	return &Engine{o: o}
+}
 
 // Platform is what images are wanted for.
 func Platform() string { return "linux/" + runtime.GOARCH }

@@ -45,7 +45,7 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 			return fmt.Errorf("start its shim: %w", err)
 		}
 	}
-	lctx, cancel := limited(ctx, startLimit, "start the instance")
+	lctx, cancel := limited(ctx, s.o.StartLimit, "start the instance")
 	defer cancel()
 	st, err := s.follow(lctx, name, func(st shimproto.Status) bool {
 		if st.Phase != "" {
@@ -105,12 +105,12 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	}
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }() // it is reaped where we outlive it; its record says how it went
-	return awaitReady(ctx, ready, said, cmd.Process)
+	return s.awaitReady(ctx, ready, said, cmd.Process, ended)
 }
 
 // awaitReady waits for the shim's line, or its end.
-func awaitReady(ctx context.Context, ready *os.File, said *os.File, p *os.Process) error {
-	ctx, cancel := limited(ctx, spawnLimit, "await the shim's readiness")
+func (s *Stack) awaitReady(ctx context.Context, ready, said *os.File, p *os.Process, ended <-chan struct{}) error {
+	ctx, cancel := limited(ctx, s.o.SpawnLimit, "await the shim's readiness")
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -120,6 +120,7 @@ func awaitReady(ctx context.Context, ready *os.File, said *os.File, p *os.Proces
 		return nil
 	case ctx.Err() != nil:
 		_ = p.Kill() // it takes its machine with it
+		<-ended
 		return context.Cause(ctx)
 	}
 	b, _ := io.ReadAll(io.NewSectionReader(said, 0, 16<<10)) // what there is
@@ -174,7 +175,7 @@ func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, er
 // be dialled is just coming or going, and is tried again; errs.NotFound: there
 // is none.
 func (s *Stack) dial(ctx context.Context, name string, onStatus func(shimproto.Status)) (*shimproto.Client, error) {
-	ctx, cancel := limited(ctx, spawnLimit, "reach the shim")
+	ctx, cancel := limited(ctx, s.o.SpawnLimit, "reach the shim")
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -222,16 +223,25 @@ func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration) err
 			grace = &rec.StopTimeout
 		}
 	}
-	_, err = c.Stop(ctx, shimproto.Stop{Grace: grace})
-	if errs.Is(err, errs.Unavailable) { // it was lost at the very moment
-		if alive, aerr := s.o.Home.Alive(s.Name, name); aerr == nil && !alive {
-			err = nil
+	limit := s.o.StopLimit
+	if grace != nil {
+		limit += *grace
+	}
+	lctx, cancel := limited(ctx, limit, "stop the instance")
+	defer cancel()
+	_, err = c.Stop(lctx, shimproto.Stop{Grace: grace})
+	switch {
+	case ctx.Err() != nil:
+		return err
+	case lctx.Err() != nil:
+		return s.killShim(ctx, name, err)
+	case errs.Is(err, errs.Unavailable): // it was lost at the very moment: then it is gone
+		if gerr := s.awaitGone(ctx, name); gerr != nil {
+			return errors.Join(err, gerr)
 		}
+		return nil
 	}
-	if err == nil {
-		err = s.awaitGone(ctx, name)
-	}
-	return err
+	return errors.Join(err, s.awaitGone(ctx, name))
 }
 
 // Stop is stop for callers that have no plan.
@@ -241,7 +251,7 @@ func (s *Stack) Stop(ctx context.Context, name string, grace *time.Duration) err
 
 // awaitGone waits until the shim has given up its lock.
 func (s *Stack) awaitGone(ctx context.Context, name string) error {
-	ctx, cancel := limited(ctx, spawnLimit, "await the end of the shim")
+	ctx, cancel := limited(ctx, s.o.SpawnLimit, "await the end of the shim")
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -258,14 +268,17 @@ func (s *Stack) awaitGone(ctx context.Context, name string) error {
 	}
 }
 
-// killShim ends a shim that does not answer. Its pid is on record, and as it
-// holds the lock that record is its own.
+// killShim ends a shim that does not answer, for the reason why. Its lock says
+// which process it is.
 func (s *Stack) killShim(ctx context.Context, name string, why error) error {
-	st, err := s.o.Home.ReadState(s.Name, name)
-	if err != nil || st.PID <= 1 {
+	pid, err := s.o.Home.Owner(s.Name, name)
+	if err != nil {
 		return errors.Join(why, err)
 	}
-	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if alive, err := s.o.Home.Alive(s.Name, name); err != nil || !alive {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return errors.Join(why, fmt.Errorf("kill the shim: %w", err))
 	}
 	return s.awaitGone(ctx, name)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -150,9 +151,32 @@ func folders(dir string) ([]string, error) {
 	return names, nil
 }
 
-// LockInstance takes the lock that a live shim holds.
+// LockInstance takes the lock that a live shim holds, and leaves the number of
+// this process in its file.
 func (h Home) LockInstance(stack, name string) (*Lock, error) {
-	return TryLock(filepath.Join(h.Instance(stack, name), "lock"))
+	l, err := TryLock(filepath.Join(h.Instance(stack, name), "lock"))
+	if err != nil {
+		return nil, err
+	}
+	pid := fmt.Appendf(nil, "%-10d\n", os.Getpid())
+	if _, err := l.f.WriteAt(pid, 0); err != nil {
+		l.Release()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Owner answers the process that holds an instance's lock. It means something
+// only while Alive is true.
+func (h Home) Owner(stack, name string) (pid int, err error) {
+	b, err := os.ReadFile(filepath.Join(h.Instance(stack, name), "lock"))
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(string(b), &pid); err != nil || pid <= 1 {
+		return 0, errs.New(errs.DataLoss, "the lock of %s does not say whose it is", name)
+	}
+	return pid, nil
 }
 
 // Alive reports whether an instance has a shim.
