@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -41,7 +42,7 @@ func registry(t *testing.T) string {
 	}
 	addr := l.Addr().String()
 	_ = l.Close() // the registry takes it over
-	config := fmt.Sprintf("version: 0.1\nlog: {level: panic}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\nauth: {htpasswd: {realm: test, path: %q}}\n",
+	config := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %q}}\nhttp: {addr: %q}\nauth: {htpasswd: {realm: test, path: %q}}\n",
 		filepath.Join(dir, "data"), addr, filepath.Join(dir, "htpasswd"))
 	for file, text := range map[string]string{"htpasswd": user + ":" + string(hash) + "\n", "config.yml": config} {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
@@ -49,7 +50,8 @@ func registry(t *testing.T) string {
 		}
 	}
 	cmd := exec.Command(filepath.Join(shared.cache, "bin", "docker-registry"), "serve", filepath.Join(dir, "config.yml"))
-	cmd.Stderr = os.Stderr
+	var said bytes.Buffer // of interest only where it does not come up: it logs what we do on purpose
+	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +66,9 @@ func registry(t *testing.T) string {
 		select {
 		case <-tick.C:
 		case <-limit:
-			t.Fatal("the registry does not answer")
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // so that all it said is there
+			t.Fatalf("the registry does not answer: %s", said.String())
 		}
 	}
 }
