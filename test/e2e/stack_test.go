@@ -25,7 +25,11 @@ func TestHello(t *testing.T) {
 			t.Errorf("%s was touched: shim %d, then %d; %d boots", name, before[name].PID, now.PID, now.Boots)
 		}
 	}
-	contains(t, "logs", s.must("logs").out, "prepare-1  | done", "worker-2   | I am worker-2", "server: up as server-1")
+	s.eventually("they have written", func() bool {
+		out := s.must("logs").out
+		return strings.Contains(out, "prepare-1  | done") && strings.Contains(out, "worker-2   | I am worker-2") &&
+			strings.Contains(out, "server: up as server-1")
+	})
 	if got := s.must("exec", "server", "hostname").out; got != "server-1\n" {
 		t.Errorf("hostname %q", got)
 	}
@@ -48,6 +52,12 @@ containers:
 func TestChangeReplacesOneInstance(t *testing.T) {
 	s := scenario(t, pair)
 	s.must("up", "-d")
+	wrote := func(boot, want string) { // what is started may not have come to writing yet
+		s.eventually("boot "+boot+" writes", func() bool {
+			return s.must("logs", "--no-log-prefix", "--boot", boot, "change").out == want
+		})
+	}
+	wrote("1", "mark\n")
 	before := s.instances()
 	s.write(strings.Replace(pair, "change: {image: busybox, cpus: 1, memory: 64MiB", "change: {image: busybox, cpus: 1, memory: 96MiB", 1))
 	contains(t, "plan", s.must("plan").out, "memory 64MiB → 96MiB", "change-1")
@@ -65,10 +75,7 @@ func TestChangeReplacesOneInstance(t *testing.T) {
 	if got := s.must("exec", "change", "cat", "/sys/fs/cgroup/memory.max").out; got != "100663296\n" {
 		t.Errorf("memory.max %q", got)
 	}
-	// The writable layer is kept.
-	if got := s.must("logs", "--no-log-prefix", "--boot", "2", "change").out; got != "mark\nmark\n" {
-		t.Errorf("second boot wrote %q", got)
-	}
+	wrote("2", "mark\nmark\n") // the writable layer is kept
 }
 
 // Three mistakes are three findings with their places, and nothing starts.
