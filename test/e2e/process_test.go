@@ -83,19 +83,19 @@ func cut(s string) string { return s[:min(len(s), 400)] }
 // 100 MB on stdout arrive in the log to the byte while it is followed, and so
 // does what was written right before the end.
 func TestLogsAreExact(t *testing.T) {
-	const mb = 100
+	const size = 1526 << 16 // bytes: a little over 100 MB, in whole blocks of dd
 	s := scenario(t, fmt.Sprintf(`
 containers:
   loud:
     image: busybox
     cpus: 1
     memory: 128MiB
-    command: [sh, -c, "echo begin >&2; yes 0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0123456789 | head -c %d; echo -n the very last words"]
-`, mb*1000*1000))
+    command: [sh, -c, "echo begin >&2; yes 0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0123456789 | dd bs=64k iflag=fullblock count=%d 2>/dev/null; echo -n the very last words"]
+`, size>>16))
 	s.must("up", "-d")
 	want := sha256.New()
 	line := []byte("0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0123456789\n")
-	all := bytes.Repeat(line, mb*1000*1000/len(line)+1)[:mb*1000*1000]
+	all := bytes.Repeat(line, size/len(line)+1)[:size]
 	want.Write(all)
 	want.Write([]byte("the very last words"))
 
