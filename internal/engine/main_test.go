@@ -1,0 +1,122 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shim"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/vmm"
+	"github.com/vzcompose/vzcompose/vmm/vmmfake"
+)
+
+// asShim as its first argument makes the test's executable a shim, with fake
+// machines; the second says what kind.
+const asShim = "as-shim"
+
+// The kinds of shims.
+const (
+	orderly   = "orderly"
+	endless   = "endless"   // its machine never comes up
+	speechful = "speechful" // ends at once, with words
+	wordless  = "wordless"  // and without
+	unready   = "unready"   // never says that it is ready
+	hung      = "hung"      // answers its status and nothing else
+)
+
+// shimLife is how long a shim may outlive a test that was itself killed.
+const shimLife = 2 * time.Minute
+
+func TestMain(m *testing.M) {
+	if len(os.Args) < 3 || os.Args[1] != asShim {
+		os.Exit(m.Run())
+	}
+	time.AfterFunc(shimLife, func() { os.Exit(9) })
+	if err := beShim(os.Args[2]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// beShim is what the cli does, with vmmfake.
+func beShim(kind string) error {
+	ready := os.NewFile(3, "ready")
+	syscall.CloseOnExec(3)
+	l, err := shim.ReadLaunch(os.Stdin)
+	if err != nil {
+		return err
+	}
+	tell := sync.OnceFunc(func() {
+		_, _ = ready.WriteString("ready\n")
+		_ = ready.Close()
+	})
+	var o vmmfake.Options
+	switch kind {
+	case endless:
+		o.Boot = func(ctx context.Context, _ *vmm.Config) error { <-ctx.Done(); return context.Cause(ctx) }
+	case speechful:
+		return errors.New("no accelerator on this host")
+	case wordless:
+		os.Exit(1)
+	case unready:
+		tell = func() {}
+	case hung:
+		return hang(l.Home, l.Instance, tell)
+	}
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return shim.Run(ctx, vmmfake.New(o), l, tell)
+}
+
+// hang is a shim that has its lock and greets, and does nothing that it is told.
+func hang(home store.Home, i store.Instance, tell func()) error {
+	if _, err := home.LockInstance(i.Stack, i.Name); err != nil {
+		return err
+	}
+	if err := home.WriteState(i.Stack, i.Name, store.State{State: lifecycle.Started, Boots: 1, PID: os.Getpid()}); err != nil {
+		return err
+	}
+	if err := home.MakeRuntime(); err != nil {
+		return err
+	}
+	l, err := net.Listen("unix", home.Socket(i.Stack, i.Name))
+	if err != nil {
+		return err
+	}
+	srv := shimproto.NewServer(deaf{}, nil, func(_ context.Context, notify func(string, any) error) {
+		go func() { _ = notify(shimproto.NoticeStatus, deaf{}.now()) }()
+	})
+	tell()
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() { _ = srv.ServeConn(context.Background(), c) }()
+	}
+}
+
+// deaf answers its status only.
+type deaf struct{}
+
+func (deaf) now() shimproto.Status {
+	return shimproto.Status{State: lifecycle.Started, Boots: 1, PID: os.Getpid()}
+}
+
+func (d deaf) Status(context.Context, shimproto.Empty) (shimproto.Status, error) { return d.now(), nil }
+func (deaf) Stop(context.Context, shimproto.Stop) (shimproto.Status, error)      { select {} }
+func (deaf) Signal(context.Context, shimproto.Signal) (shimproto.Empty, error)   { select {} }
+func (deaf) Exec(context.Context, shimproto.Exec) (shimproto.ExecStarted, error) { select {} }
+func (deaf) Wait(context.Context, shimproto.Wait) (agentproto.Exit, error)       { select {} }
