@@ -122,12 +122,16 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
-		if m.Type != "volume" || ids[m.Source] != "" {
+		if m.Type != "volume" {
+			continue
+		}
+		if id := ids[m.Source]; id != "" { // mounted twice: the disk is what the freer mount wants
+			i := slices.IndexFunc(rec.Volumes, func(d store.Disk) bool { return d.ID == id })
+			rec.Volumes[i].ReadOnly = rec.Volumes[i].ReadOnly && m.ReadOnly()
 			continue
 		}
 		ids[m.Source] = diskID(len(ids))
-		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source),
-			ReadOnly: slices.Contains(m.Options, "ro")})
+		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly()})
 	}
 	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids); err != nil {
 		return rec, err

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +31,7 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 		return nil, errs.WithHint(errs.New(errs.InvalidArgument, "there is no command to run"),
 			"give it a command: neither the stack file nor the image has one")
 	}
-	quota, period := int64(c.CPUs*cpuPeriod), uint64(cpuPeriod)
+	quota, period := int64(math.Round(c.CPUs*cpuPeriod)), uint64(cpuPeriod)
 	memory := int64(c.Memory)
 	caps := defaultCapabilities()
 	return &specs.Spec{

@@ -176,7 +176,7 @@ func TestCPUQuota(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if q := *got.Linux.Resources.CPU.Quota; q < want-1 || q > want { // cut to whole microseconds
+		if q := *got.Linux.Resources.CPU.Quota; q != want {
 			t.Errorf("%g CPUs: %d us, want %d", cpus, q, want)
 		}
 	}

@@ -47,12 +47,19 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	lctx, cancel := limited(ctx, s.o.StartLimit, "start the instance")
 	defer cancel()
-	st, err := s.follow(lctx, name, func(st shimproto.Status) bool {
+	up := func(st shimproto.Status) bool {
 		if st.Phase != "" {
 			report(event.Progress{Phase: st.Phase})
 		}
 		return st.State >= lifecycle.Started
-	})
+	}
+	st, err := s.follow(lctx, name, up)
+	if err == nil && alive && !st.State.Live() { // what we joined was on its way out
+		if err := s.spawn(ctx, name); err != nil {
+			return fmt.Errorf("start its shim: %w", err)
+		}
+		st, err = s.follow(lctx, name, up)
+	}
 	switch {
 	case ctx.Err() != nil: // all or nothing
 		grace := time.Duration(0)
@@ -143,13 +150,13 @@ func (s *Stack) follow(ctx context.Context, name string, done func(shimproto.Sta
 		select {
 		case <-news.wake:
 			st := news.get()
-			if done(st) || !st.State.Live() {
+			if !st.State.Live() { // its last word; what comes next finds the lock free
+				return st, s.awaitGone(ctx, name)
+			}
+			if done(st) {
 				return st, nil
 			}
 		case <-c.Done():
-			if st := news.get(); st.State != 0 && (done(st) || !st.State.Live()) {
-				return st, nil
-			}
 			// It is ending, or was killed: its record is its last word once its
 			// lock is free.
 			if err := s.awaitGone(ctx, name); err != nil {
