@@ -37,7 +37,7 @@ type Options struct {
 	Home    store.Home
 	Images  *image.Store
 	Kernels *kernel.Store
-	// Shim is the command that becomes a shim: it reads a shim.Launch from its
+	// Shim is the command that becomes a shim: it reads a store.Launch from its
 	// standard input and says it is ready on descriptor 3.
 	Shim []string
 	// CPUs of the host: no machine gets more.

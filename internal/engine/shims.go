@@ -24,15 +24,6 @@ import (
 	"github.com/vzcompose/vzcompose/spec"
 )
 
-// launch is what a shim reads; it is shim.Launch, told apart so that this room
-// needs the wire only.
-type launch struct {
-	Home      store.Home     `json:"home"`
-	Instance  store.Instance `json:"instance"`
-	Kernel    string         `json:"kernel"`
-	Initramfs string         `json:"initramfs"`
-}
-
 // start brings an instance to a running process: with a new shim, or joining
 // one that is at it. Ending ctx takes back what was begun.
 func (s *Stack) start(ctx context.Context, name string, report func(event.Progress)) error {
@@ -84,7 +75,7 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	orders, err := json.Marshal(launch{Home: s.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs})
+	orders, err := json.Marshal(store.Launch{Home: s.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs})
 	if err != nil {
 		return errs.New(errs.Internal, "encode launch: %w", err)
 	}

@@ -32,12 +32,7 @@ import (
 )
 
 // Launch is what a shim is told at its start, on its standard input.
-type Launch struct {
-	Home      store.Home     `json:"home"`
-	Instance  store.Instance `json:"instance"`
-	Kernel    string         `json:"kernel"`
-	Initramfs string         `json:"initramfs"`
-}
+type Launch = store.Launch
 
 // ReadLaunch reads a Launch from r.
 func ReadLaunch(r io.Reader) (l Launch, err error) {

@@ -63,6 +63,14 @@ type Disk struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
+// Launch is what a shim is told at its start, on its standard input.
+type Launch struct {
+	Home      Home     `json:"home"`
+	Instance  Instance `json:"instance"`
+	Kernel    string   `json:"kernel"`
+	Initramfs string   `json:"initramfs"`
+}
+
 // State is what an instance is: state.json. Its shim alone writes it.
 type State struct {
 	Version  int             `json:"version"`
