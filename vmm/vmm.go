@@ -86,7 +86,8 @@ type Machine interface {
 	Kill() error
 	// Wait answers when the machine is gone, to every caller the same, for
 	// ever: nil after a power-off by the guest or Stop or Kill, otherwise what
-	// went wrong with it. If ctx ends first, ctx's error.
+	// went wrong with it. If ctx ends first, ctx's error; of a machine that is
+	// gone the answer comes first, whatever ctx is.
 	Wait(ctx context.Context) error
 }
 

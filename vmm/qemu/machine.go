@@ -205,6 +205,11 @@ func (m *machine) Kill() error {
 // Wait answers when QEMU is gone.
 func (m *machine) Wait(ctx context.Context) error {
 	select {
+	case <-m.gone: // leads: of two ready cases select takes any
+		return m.err
+	default:
+	}
+	select {
 	case <-m.gone:
 		return m.err
 	case <-ctx.Done():
