@@ -24,6 +24,8 @@ func rooms() map[string]row {
 		"internal/undo":      {},
 		"internal/state":     {pure: true, imports: []string{"internal/lifecycle"}},
 		"internal/arch":      {},
+		"internal/warm":      {pure: true},
+		"internal/filelock":  {imports: []string{"internal/errs"}},
 
 		// the wire
 		"internal/wire":      {imports: []string{"internal/errs"}},
@@ -39,14 +41,14 @@ func rooms() map[string]row {
 		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
-		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/vhostuser", "vmm/qemu/vsock", "internal/errs", "internal/undo"}},
+		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/vhostuser", "vmm/qemu/vsock", "internal/errs", "internal/filelock", "internal/undo", "internal/warm"}},
 		"vmm/qemu/vsock":     {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
 		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
 
 		// mechanism: one resource each
-		"internal/store":       {imports: []string{"internal/errs", "internal/lifecycle", "internal/state", "internal/undo"}},
+		"internal/store":       {imports: []string{"internal/errs", "internal/filelock", "internal/lifecycle", "internal/state", "internal/undo"}},
 		"internal/image":       {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo"}},
 		"internal/image/erofs": {imports: []string{"internal/errs"}},
 		"internal/kernel":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
@@ -57,7 +59,7 @@ func rooms() map[string]row {
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
-		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/errs", "internal/wire"}},
+		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/errs", "internal/warm", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
 		"executor": {imports: []string{"planner", "internal/errs", "internal/event"}},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 )
@@ -161,13 +161,12 @@ func folders(dir string) ([]string, error) {
 
 // LockInstance takes the lock that a live shim holds, and leaves the number of
 // this process in its file.
-func (h Home) LockInstance(stack, name string) (*Lock, error) {
-	l, err := TryLock(filepath.Join(h.Instance(stack, name), "lock"))
+func (h Home) LockInstance(stack, name string) (*filelock.Lock, error) {
+	l, err := filelock.Try(filepath.Join(h.Instance(stack, name), "lock"))
 	if err != nil {
 		return nil, err
 	}
-	pid := fmt.Appendf(nil, "%-10d\n", os.Getpid())
-	if _, err := l.f.WriteAt(pid, 0); err != nil {
+	if err := l.Sign(); err != nil {
 		l.Release()
 		return nil, err
 	}
@@ -177,19 +176,12 @@ func (h Home) LockInstance(stack, name string) (*Lock, error) {
 // Owner answers the process that holds an instance's lock. It means something
 // only while Alive is true.
 func (h Home) Owner(stack, name string) (pid int, err error) {
-	b, err := os.ReadFile(filepath.Join(h.Instance(stack, name), "lock"))
-	if err != nil {
-		return 0, err
-	}
-	if _, err := fmt.Sscan(string(b), &pid); err != nil || pid <= 1 {
-		return 0, errs.New(errs.DataLoss, "the lock of %s does not say whose it is", name)
-	}
-	return pid, nil
+	return filelock.Signed(filepath.Join(h.Instance(stack, name), "lock"))
 }
 
 // Alive reports whether an instance has a shim.
 func (h Home) Alive(stack, name string) (bool, error) {
-	return Held(filepath.Join(h.Instance(stack, name), "lock"))
+	return filelock.Held(filepath.Join(h.Instance(stack, name), "lock"))
 }
 
 // RemoveInstance deletes an instance's folder, its record first, so that what
@@ -274,16 +266,16 @@ func readJSON(path string, v any) error {
 // LockStack takes the lock under which a stack is changed, and waits for whom
 // has it until ctx ends; waiting (may be nil) is told once. The stack's folder
 // is made.
-func (h Home) LockStack(ctx context.Context, name string, waiting func()) (*Lock, error) {
+func (h Home) LockStack(ctx context.Context, name string, waiting func()) (*filelock.Lock, error) {
 	if err := os.MkdirAll(h.Stack(name), 0o700); err != nil {
 		return nil, err
 	}
-	l, err := TryLock(h.stackLock(name))
+	l, err := filelock.Try(h.stackLock(name))
 	if !errs.Is(err, errs.FailedPrecondition) {
 		return l, err
 	}
 	if waiting != nil {
 		waiting()
 	}
-	return WaitLock(ctx, h.stackLock(name))
+	return filelock.Wait(ctx, h.stackLock(name))
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 )
@@ -23,7 +24,7 @@ const lockEnv = "STORE_TEST_LOCK"
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(lockEnv); path != "" {
-		if _, err := TryLock(path); err != nil {
+		if _, err := filelock.Try(path); err != nil {
 			os.Exit(1)
 		}
 		_, _ = os.Stdout.WriteString("locked\n")
@@ -169,14 +170,14 @@ func TestLockEndsWithItsProcess(t *testing.T) {
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "locked\n" {
 		t.Errorf("the child said %q, %v", line, err)
 	}
-	if held, err := Held(path); !held || err != nil {
+	if held, err := filelock.Held(path); !held || err != nil {
 		t.Errorf("while it lives: %v, %v", held, err)
 	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-	if held, err := Held(path); held || err != nil {
+	if held, err := filelock.Held(path); held || err != nil {
 		t.Errorf("after its end: %v, %v", held, err)
 	}
 }

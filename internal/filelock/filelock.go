@@ -1,4 +1,6 @@
-package store
+// Package filelock is exclusive locks on files between processes, which can be asked
+// about without being taken.
+package filelock
 
 import (
 	"context"
@@ -13,9 +15,9 @@ import (
 // process, however it ends.
 type Lock struct{ f *os.File }
 
-// TryLock takes the lock on path, or answers errs.FailedPrecondition where
+// Try takes the lock on path, or answers errs.FailedPrecondition where
 // somebody has it. The file stays behind; it means nothing by itself.
-func TryLock(path string) (*Lock, error) {
+func Try(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -27,12 +29,12 @@ func TryLock(path string) (*Lock, error) {
 	return &Lock{f}, nil
 }
 
-// WaitLock is TryLock that waits until ctx ends.
-func WaitLock(ctx context.Context, path string) (*Lock, error) {
+// Wait is Try that waits until ctx ends.
+func Wait(ctx context.Context, path string) (*Lock, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		l, err := TryLock(path)
+		l, err := Try(path)
 		if !errs.Is(err, errs.FailedPrecondition) {
 			return l, err
 		}
@@ -42,6 +44,25 @@ func WaitLock(ctx context.Context, path string) (*Lock, error) {
 			return nil, fmt.Errorf("await the lock %s: %w", path, context.Cause(ctx))
 		}
 	}
+}
+
+// Sign leaves the number of this process in the locked file.
+func (l *Lock) Sign() error {
+	_, err := l.f.WriteAt(fmt.Appendf(nil, "%-10d\n", os.Getpid()), 0)
+	return err
+}
+
+// Signed answers the process that signed the file at path last. It means
+// something only while the lock is held.
+func Signed(path string) (pid int, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscan(string(b), &pid); err != nil || pid <= 1 {
+		return 0, errs.New(errs.DataLoss, "the lock %s does not say whose it is", path)
+	}
+	return pid, nil
 }
 
 // Release gives the lock up.
