@@ -29,6 +29,7 @@ type agent struct {
 	log     *ring
 
 	reaper  *reaper
+	spare   *spare
 	procs   *processes
 	streams *streams
 	notices *notices
@@ -59,6 +60,7 @@ func newAgent(born time.Time) *agent {
 		booted:  make(chan struct{}),
 		log:     newRing(64 << 10),
 		reaper:  newReaper(),
+		spare:   newSpare(),
 		procs:   &processes{byID: map[string]*process{}},
 		streams: newStreams(),
 		notices: newNotices(),
@@ -209,18 +211,18 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 	if err != nil {
 		return err
 	}
-	dir, err := os.Open(g.dir)
+	enter, err := os.OpenFile(g.dir+"/cgroup.procs", os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
-	defer func() { _ = dir.Close() }()
-	l := launch{exe: a.exe, orders: o, stdio: p.stdio.child, namespaces: o.Container.namespaces, cgroup: dir}
+	defer func() { _ = enter.Close() }()
+	l := launch{exe: a.exe, orders: o, stdio: p.stdio.child, cgroup: enter, spare: a.spare}
 	if pids != "" {
 		if l.late, err = os.OpenFile(g.dir+"/pids.max", os.O_WRONLY, 0); err != nil {
 			return errs.New(errs.Unsupported, "limit the number of processes: %w", err)
 		}
 		defer func() { _ = l.late.Close() }()
-		o.Late = []lateWrite{{fdLate, pids}}
+		o.Late = pids
 	}
 	p.cgroup = g
 	c, err := l.run(ctx, a.reaper)
@@ -272,7 +274,7 @@ func (a *agent) startProcess(ctx context.Context, p *process, o *orders) error {
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer func() { _ = l.late.Close() }()
-	o.Late = []lateWrite{{fdLate, "0"}}
+	o.Late = "0"
 	ch, err := l.run(ctx, a.reaper)
 	if err != nil {
 		if c.process.ended() {

@@ -44,7 +44,8 @@ type bench struct {
 	exits chan agentproto.Exit
 }
 
-// newBench skips where there is no right, no unified hierarchy or no busybox.
+// newBench has the agent's spare stage wait. It skips where there is no right,
+// no unified hierarchy or no busybox.
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -72,7 +73,10 @@ func newBench(t *testing.T) *bench {
 			t.Error(err)
 		}
 	}()
-	t.Cleanup(func() { b.tearDown(); _ = l.Close(); <-served; cancel() })
+	kept := make(chan struct{})
+	go func() { defer close(kept); a.keepSpare() }()
+	t.Cleanup(func() { b.tearDown(); <-kept; _ = l.Close(); <-served; cancel() })
+	<-a.spare.ready
 	b.host = b.connect(func(e agentproto.Exit) { b.exits <- e })
 	return b
 }
@@ -102,8 +106,13 @@ func (b *bench) ctx() context.Context {
 	return ctx
 }
 
-// tearDown ends the container, so that nothing of the test is left.
+// tearDown ends the container and the spare stage, so that nothing of the test
+// is left.
 func (b *bench) tearDown() {
+	if s := b.agent.spare.take(); s != nil {
+		s.drop()
+		<-s.child.reaped
+	}
 	b.agent.mu.Lock()
 	c := b.agent.container
 	b.agent.mu.Unlock()

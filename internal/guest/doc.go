@@ -8,9 +8,13 @@
 // the host's messages (agentproto). It accepts connections of the host only.
 //
 // A process is started in two steps. The agent starts itself again as the
-// stage ("vzinit"), in the container's namespaces; the stage does there what
-// must be done from within, reports a failure with its class, and becomes the
-// process by execve. Nothing waits for a child but the one reaper.
+// stage ("vzinit"), in the container's pid namespace, and hands it orders and
+// descriptors on a socket; the stage makes or joins the other namespaces, does
+// there what must be done from within, reports a failure with its class, and
+// becomes the process by execve. Nothing waits for a child but the one reaper.
+//
+// The stage of the container's first process is started ahead and waits as a
+// spare, so that a machine that is restored from a template has it ready.
 //
 // Output has no ring of the agent's own: the pipe is the bounded buffer. It is
 // read only while a stream is attached, so nothing is dropped and a process

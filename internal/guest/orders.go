@@ -11,32 +11,25 @@ import (
 type orders struct {
 	Container *containerOrders `json:"container,omitempty"` // nil: join the container
 	Process   processOrders    `json:"process"`
-	// Late is written shortly before the execve, to inherited descriptors: what
-	// must hold for the process and not for the stage.
-	Late []lateWrite `json:"late,omitempty"`
-}
-
-// lateWrite is one write to an inherited descriptor.
-type lateWrite struct {
-	FD   int    `json:"fd"`
-	Text string `json:"text"`
+	// Late is written shortly before the execve, to the descriptor for it: what
+	// must hold for the process and not for the stage. "" is nothing.
+	Late string `json:"late,omitempty"`
 }
 
 // containerOrders are how the container is set up around its first process.
 type containerOrders struct {
-	Root            string                `json:"root"` // in the machine
-	ReadOnly        bool                  `json:"read_only,omitempty"`
-	Propagation     uintptr               `json:"propagation,omitempty"` // of "/", MS_REC included
-	CgroupNamespace bool                  `json:"cgroup_namespace,omitempty"`
-	Hostname        string                `json:"hostname,omitempty"`
-	Domainname      string                `json:"domainname,omitempty"`
-	Mounts          []mountOrder          `json:"mounts,omitempty"`
-	Devices         []deviceOrder         `json:"devices,omitempty"`
-	Masked          []string              `json:"masked,omitempty"`
-	ReadOnlyPaths   []string              `json:"read_only_paths,omitempty"`
-	Sysctls         []sysctl              `json:"sysctls,omitempty"`
-	namespaces      uintptr               // clone(2) flags; the agent's business
-	resources       *specs.LinuxResources // likewise
+	Root          string                `json:"root"` // in the machine
+	ReadOnly      bool                  `json:"read_only,omitempty"`
+	Propagation   uintptr               `json:"propagation,omitempty"` // of "/", MS_REC included
+	Namespaces    uintptr               `json:"namespaces"`            // clone(2) flags; that of pids is made at the fork
+	Hostname      string                `json:"hostname,omitempty"`
+	Domainname    string                `json:"domainname,omitempty"`
+	Mounts        []mountOrder          `json:"mounts,omitempty"`
+	Devices       []deviceOrder         `json:"devices,omitempty"`
+	Masked        []string              `json:"masked,omitempty"`
+	ReadOnlyPaths []string              `json:"read_only_paths,omitempty"`
+	Sysctls       []sysctl              `json:"sysctls,omitempty"`
+	resources     *specs.LinuxResources // the agent's business
 }
 
 type deviceOrder struct {
@@ -71,14 +64,3 @@ type rlimit struct {
 	Soft     uint64 `json:"soft"`
 	Hard     uint64 `json:"hard"`
 }
-
-// The stage's descriptors beside 0, 1 and 2.
-const (
-	fdOrders = 3 // memory file with the orders as JSON
-	fdReport = 4 // pipe: stageReady, then an errs.Wire as JSON if the execve failed
-	fdInit   = 5 // pidfd of the container's first process, to join its namespaces; else a spare
-	fdLate   = 6 // what lateWrite writes to
-)
-
-// maxOrders bounds the orders, in bytes. JSON may grow what came in a message.
-const maxOrders = 8 << 20

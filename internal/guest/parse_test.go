@@ -168,7 +168,7 @@ func FuzzDecodeOrders(f *testing.F) {
 	}
 	b, _ := json.Marshal(o)
 	f.Add(string(b))
-	f.Add(`{"container":{"mounts":[{"flags":-1}]},"late":[{"fd":1e9}]}`)
+	f.Add(`{"container":{"mounts":[{"flags":-1}]},"namespaces":-1,"late":1}`)
 	f.Fuzz(func(t *testing.T, s string) {
 		o, err := decodeOrders(strings.NewReader(s))
 		if (o == nil) == (err == nil) {

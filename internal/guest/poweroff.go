@@ -24,6 +24,9 @@ func (a *agent) PowerOff(ctx context.Context, _ agentproto.PowerOff) (agentproto
 	a.mu.Lock()
 	c, volumes := a.container, a.volumes
 	a.mu.Unlock()
+	if s := a.spare.take(); s != nil {
+		s.drop()
+	}
 	if c != nil {
 		_ = c.cgroup.kill(unix.SIGKILL) // what is left the next step finds
 	}

@@ -20,62 +20,102 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
-// launch is one start of the stage.
+// launch is one start of a process by a stage.
 type launch struct {
 	exe    string // the agent's binary
 	orders *orders
 	stdio  [3]*os.File // the process's ends
-	// For the container: the cgroup to be born in. For a process in it: the
-	// pidfd of the container's first process.
-	namespaces uintptr
-	cgroup     *os.File
-	init       *os.File
-	// late is what the orders' late writes go to; may be nil.
+	// For the container: the cgroup.procs to enter, and the spare stage to use
+	// up. For a process in it: the pidfd of the container's first process.
+	cgroup *os.File
+	spare  *spare
+	init   *os.File
+	// late is what the orders' late write goes to; may be nil.
 	late *os.File
+}
+
+// stageProcess is a stage that has no orders yet.
+type stageProcess struct {
+	child  *child
+	socket *os.File // for a handover; at its end the stage ends
 }
 
 // startLimit is how long the stage may take: a mount can hang.
 const startLimit = 60 * time.Second
 
-// run starts the stage and waits until it has become the process, or has
-// failed, or ctx ends. On error nothing of it is left. The answered child is
+// run gives a stage its orders and waits until it has become the process, or
+// has failed, or ctx ends. On error nothing of it is left. The answered child is
 // not settled yet.
 func (l *launch) run(ctx context.Context, r *reaper) (*child, error) {
-	orders, err := l.writeOrders()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = orders.Close() }()
 	report, stageEnd, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make the report pipe: %w", err)
 	}
 	defer func() { _ = report.Close() }()
-	c, err := l.spawn(r, orders, stageEnd)
+	s, err := l.handOver(r, stageEnd)
 	_ = stageEnd.Close()
 	if err != nil {
 		return nil, err
 	}
+	// Not before the end: it would drop orders that the stage has not read yet if
+	// there is anything that we have not read.
+	defer func() { _ = s.socket.Close() }()
 	if err := awaitReport(ctx, report); err != nil {
-		err = l.abandon(c, err)
-		close(c.settled)
-		return nil, err
+		return nil, s.abandon(err)
 	}
-	return c, nil
+	return s.child, nil
 }
 
-// abandon ends the stage and explains a death without a report.
-func (l *launch) abandon(c *child, err error) error {
-	_ = c.signal(unix.SIGKILL) // or it has ended
+// handOver finds a stage that takes the orders: the spare one, or else, as it
+// may have died, a new one.
+func (l *launch) handOver(r *reaper, report *os.File) (*stageProcess, error) {
+	file, err := writeOrders(l.orders)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // the stage has its own
+	h := handover{
+		slotOrders: file, slotStdin: l.stdio[0], slotStdout: l.stdio[1], slotStderr: l.stdio[2],
+		slotReport: report, slotCgroup: l.cgroup, slotInit: l.init, slotLate: l.late,
+	}
+	if l.spare != nil {
+		if s := l.spare.take(); s != nil {
+			if h.send(s.socket, handGo) == nil {
+				return s, nil
+			}
+			s.drop()
+		}
+	}
+	s, err := spawnStage(r, l.exe, l.init)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.send(s.socket, handGo); err != nil {
+		return nil, s.abandon(err)
+	}
+	return s, nil
+}
+
+// drop ends a stage that is of no use, and does not wait for its end.
+func (s *stageProcess) drop() {
+	_ = s.child.signal(unix.SIGKILL) // or it has ended
+	_ = s.child.pidfd.Close()
+	_ = s.socket.Close()
+	close(s.child.settled)
+}
+
+// abandon ends a stage that has got its orders, and explains a death without a
+// report.
+func (s *stageProcess) abandon(err error) error {
+	s.drop()
 	select {
-	case <-c.reaped:
+	case <-s.child.reaped:
 	case <-time.After(stopLimit):
 		return errors.Join(err, errs.New(errs.DeadlineExceeded, "the process did not die within %s", stopLimit))
 	}
-	_ = c.pidfd.Close()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errs.New(errs.ResourceExhausted, "the process ended while it was being set up (%s): "+
-			"is a limit of the container too low?", describe(c.status))
+			"is a limit of the container too low?", describe(s.child.status))
 	}
 	return err
 }
@@ -87,77 +127,79 @@ func describe(ws unix.WaitStatus) string {
 	return fmt.Sprintf("status %d", ws.ExitStatus())
 }
 
-// writeOrders puts the orders into a memory file, which never blocks.
-func (l *launch) writeOrders() (*os.File, error) {
-	b, err := json.Marshal(l.orders)
-	if err != nil {
-		return nil, errs.New(errs.Internal, "encode orders: %w", err)
-	}
-	if len(b) > maxOrders {
-		return nil, errs.New(errs.InvalidArgument, "orders of %d bytes are over the limit of %d", len(b), maxOrders)
-	}
-	fd, err := unix.MemfdCreate("orders", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make a file for orders: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "orders")
-	if _, err := f.WriteAt(b, 0); err != nil {
-		_ = f.Close() // the write's error is the one to tell
-		return nil, fmt.Errorf("write orders: %w", err)
-	}
-	return f, nil
-}
-
-// spawn forks the stage. To be born in the container's pid namespace the
+// spawnStage starts a stage: in the pid namespace of init, or else, where init
+// is nil, in a new one as its first process. To be born in the former the
 // forking thread must be in it for its children, for which there is no way
 // back: such a thread ends with its goroutine.
-func (l *launch) spawn(r *reaper, orders, report *os.File) (*child, error) {
-	if l.init == nil {
-		return r.spawn(func() (int, int, error) { return l.fork(orders, report) })
+func spawnStage(r *reaper, exe string, init *os.File) (*stageProcess, error) {
+	if init == nil {
+		return spawnHere(r, exe, unix.CLONE_NEWPID)
 	}
 	type result struct {
-		c   *child
+		s   *stageProcess
 		err error
 	}
 	done := make(chan result, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked
-		if err := unix.Setns(int(l.init.Fd()), unix.CLONE_NEWPID); err != nil {
+		if err := unix.Setns(int(init.Fd()), unix.CLONE_NEWPID); err != nil {
 			done <- result{nil, errs.New(errs.FailedPrecondition, "join the container: %w", err)}
 			return
 		}
-		runtime.KeepAlive(l.init)
-		c, err := r.spawn(func() (int, int, error) { return l.fork(orders, report) })
+		runtime.KeepAlive(init)
+		s, err := spawnHere(r, exe, 0)
 		if errors.Is(err, unix.ENOMEM) { // a pid namespace whose init has ended takes nobody
 			err = errs.New(errs.FailedPrecondition, "the container has ended: %w", err)
 		}
-		done <- result{c, err}
+		done <- result{s, err}
 	}()
 	res := <-done
-	return res.c, res.err
+	return res.s, res.err
 }
 
-func (l *launch) fork(orders, report *os.File) (pid, pidfd int, err error) {
-	files := []uintptr{0, 0, 0, orders.Fd(), report.Fd()}
-	for i, f := range l.stdio {
-		files[i] = f.Fd()
+// spawnHere starts a stage from this thread.
+func spawnHere(r *reaper, exe string, flags uintptr) (*stageProcess, error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
 	}
-	for _, f := range []*os.File{l.init, l.late} { // fdInit, fdLate
-		if f == nil {
-			f = orders // a spare, closed by the stage's execve like the rest
-		}
-		files = append(files, f.Fd())
+	defer func() { _ = null.Close() }()
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
 	}
-	sys := &syscall.SysProcAttr{Setsid: true, Cloneflags: l.namespaces, PidFD: &pidfd}
-	if l.cgroup != nil {
-		sys.UseCgroupFD, sys.CgroupFD = true, int(l.cgroup.Fd())
+	defer func() { _ = theirs.Close() }()
+	c, err := r.spawn(func() (int, int, error) { return fork(exe, flags, null, theirs) })
+	if err != nil {
+		_ = ours.Close() // the fork's error is the one to tell
+		return nil, err
 	}
-	pid, err = syscall.ForkExec(l.exe, []string{stageName}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GOMAXPROCS=" + strconv.Itoa(minProcs)}, Files: files, Sys: sys,
+	return &stageProcess{child: c, socket: ours}, nil
+}
+
+// socketPair makes a socket for handovers, of which our end does not block.
+func socketPair() (ours, theirs *os.File, err error) {
+	p, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket for orders: %w", err)
+	}
+	theirs = os.NewFile(uintptr(p[1]), "orders")
+	if err := unix.SetNonblock(p[0], true); err != nil {
+		_ = unix.Close(p[0])
+		_ = theirs.Close()
+		return nil, nil, fmt.Errorf("make a socket for orders: %w", err)
+	}
+	return os.NewFile(uintptr(p[0]), "orders"), theirs, nil
+}
+
+func fork(exe string, flags uintptr, null, socket *os.File) (pid, pidfd int, err error) {
+	pid, err = syscall.ForkExec(exe, []string{stageName}, &syscall.ProcAttr{
+		Dir: "/", Env: []string{"GOMAXPROCS=" + strconv.Itoa(minProcs)},
+		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: flags, PidFD: &pidfd},
 	})
-	runtime.KeepAlive(l)
-	runtime.KeepAlive(orders)
-	runtime.KeepAlive(report)
+	runtime.KeepAlive(null)
+	runtime.KeepAlive(socket)
 	if err != nil {
 		return 0, 0, fmt.Errorf("fork: %w", err)
 	}

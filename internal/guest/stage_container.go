@@ -16,12 +16,14 @@ import (
 )
 
 // enter makes the container around this process and makes its root ours. The
-// process is in the new namespaces already, that of cgroups excepted.
+// process is in the new pid namespace and in the container's cgroup already,
+// which will be the root of its cgroup namespace.
+//
+// The other namespaces are made only here: that of mounts must have what was
+// mounted in the machine since the fork, that of names the machine's.
 func (c *containerOrders) enter(cwd string) error {
-	if c.CgroupNamespace {
-		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
-			return fmt.Errorf("unshare the cgroup namespace: %w", err)
-		}
+	if err := unix.Unshare(int(c.Namespaces)); err != nil {
+		return fmt.Errorf("unshare the container's namespaces: %w", err)
 	}
 	root, err := c.bindRoot()
 	if err != nil {

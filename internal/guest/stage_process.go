@@ -30,7 +30,7 @@ func (p *processOrders) beforeRoot() error {
 
 // become makes this process the one that is ordered; the container's root is
 // ours. It returns only with an error.
-func (p *processOrders) become(late []lateWrite) error {
+func (p *processOrders) become(h *handed, late string) error {
 	if err := p.resolveUser(); err != nil {
 		return err
 	}
@@ -42,8 +42,8 @@ func (p *processOrders) become(late []lateWrite) error {
 	}
 	// While all our threads have equal rights: the kernel wants the right to
 	// schedule each of them (kernel/cgroup/cpuset.c, cpuset_can_attach).
-	for _, w := range late {
-		if _, err := unix.Write(w.FD, []byte(w.Text)); err != nil {
+	if late != "" {
+		if _, err := unix.Write(h[slotLate], []byte(late)); err != nil {
 			return fmt.Errorf("enter the container's limits: %w", err)
 		}
 	}
@@ -54,7 +54,7 @@ func (p *processOrders) become(late []lateWrite) error {
 	if err := p.setLimits(true); err != nil {
 		return err
 	}
-	if _, err := unix.Write(fdReport, []byte{stageReady}); err != nil {
+	if _, err := unix.Write(h[slotReport], []byte{stageReady}); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	return p.execute()

@@ -133,33 +133,34 @@ func (c *containerOrders) parseLinux(l *specs.Linux) error {
 }
 
 func (c *containerOrders) parseNamespaces(ns []specs.LinuxNamespace) error {
+	var all uintptr
 	for _, n := range ns {
 		if n.Path != "" {
 			return errs.New(errs.Unsupported, "%.64s namespace by path", n.Type)
 		}
 		switch n.Type {
 		case specs.PIDNamespace:
-			c.namespaces |= unix.CLONE_NEWPID
+			all |= unix.CLONE_NEWPID
 		case specs.MountNamespace:
-			c.namespaces |= unix.CLONE_NEWNS
+			all |= unix.CLONE_NEWNS
 		case specs.IPCNamespace:
-			c.namespaces |= unix.CLONE_NEWIPC
+			all |= unix.CLONE_NEWIPC
 		case specs.UTSNamespace:
-			c.namespaces |= unix.CLONE_NEWUTS
+			all |= unix.CLONE_NEWUTS
 		case specs.CgroupNamespace:
-			// Made by the stage: clone3 would root it in the agent's cgroup.
-			c.CgroupNamespace = true
+			all |= unix.CLONE_NEWCGROUP
 		default: // network and user, too: the machine is the boundary
 			return errs.New(errs.Unsupported, "%.64q namespace", n.Type)
 		}
 	}
 	const needed = unix.CLONE_NEWPID | unix.CLONE_NEWNS
-	if c.namespaces&needed != needed {
+	if all&needed != needed {
 		return errs.New(errs.Unsupported, "container without a pid or mount namespace of its own")
 	}
-	if c.namespaces&unix.CLONE_NEWUTS == 0 && (c.Hostname != "" || c.Domainname != "") {
+	if all&unix.CLONE_NEWUTS == 0 && (c.Hostname != "" || c.Domainname != "") {
 		return errs.New(errs.InvalidArgument, "host name without a uts namespace")
 	}
+	c.Namespaces = all &^ unix.CLONE_NEWPID
 	return nil
 }
 
