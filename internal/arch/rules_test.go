@@ -29,6 +29,7 @@ func rooms() map[string]row {
 
 		// the wire
 		"internal/wire":      {imports: []string{"internal/errs"}},
+		"internal/mux":       {imports: []string{"internal/errs"}},
 		"internal/shimproto": {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
 		"agentproto":         {imports: []string{"internal/errs", "internal/wire"}},
 
