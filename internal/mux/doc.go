@@ -14,7 +14,7 @@
 // its streams. Whoever has something to write writes it: there is no writing
 // goroutine to hand it to. What nobody may wait for (a dial, an end, credit, an
 // answer) goes out in one attempt that does not block, where the channel is a
-// *net.UnixConn, a *net.TCPConn or an *os.File that can be polled. Only what
+// *net.UnixConn, a *net.TCPConn or an *os.File that can be polled (or a Wrapper of one). Only what
 // such a channel does not take at once, and everything on other channels, costs
 // a goroutine, which ends when it is written.
 //

@@ -11,13 +11,12 @@ import (
 const (
 	// inboxSize is how much is read ahead: many small frames in one call.
 	inboxSize = 16 << 10
-	// narrowFill is how much of the next frame is read ahead after one that was
-	// large, in bytes: the next is likely to be large too, and what is read ahead
-	// of it is copied twice.
-	narrowFill = 512
-	// leastDirect is the least of a frame's rest that is read to its place
-	// directly, in bytes.
-	leastDirect = 2 << 10
+	// narrow is how much is read ahead after a frame that was large, in bytes: the
+	// next is likely to be large too, and what is read ahead of it is copied twice.
+	narrow = 1 << 10
+	// leastDirect is the least of a frame, or of its rest, that is large: it is
+	// read to its place directly. In bytes.
+	leastDirect = 1 << 10
 	// maxIdle is how often a channel may answer a read with nothing.
 	maxIdle = 100
 )
@@ -26,8 +25,8 @@ const (
 type inbox struct {
 	c          io.Reader
 	buf        []byte
-	start, end int // what has been read ahead
-	narrow     bool
+	start, end int  // what has been read ahead
+	bulk       bool // the latest data were large
 }
 
 func (r *inbox) size() int { return r.end - r.start }
@@ -44,8 +43,8 @@ func (r *inbox) fill() error {
 	r.end = copy(r.buf, r.buf[r.start:r.end]) // less than a frame without data
 	r.start = 0
 	to := len(r.buf)
-	if r.narrow {
-		to, r.narrow = narrowFill, false
+	if r.bulk {
+		to = narrow
 	}
 	n, err := r.read(r.buf[r.end:to])
 	r.end += n
@@ -113,6 +112,7 @@ func (s *Session) takeData(h header) error {
 	s.mu.Lock()
 	c, err := s.admit(h)
 	s.mu.Unlock()
+	s.in.bulk = h.length >= leastDirect
 	for left := h.length; left > 0 && err == nil; {
 		n := 0
 		if c != nil && s.in.size() == 0 && left >= leastDirect {
@@ -172,7 +172,6 @@ func (s *Session) takeDirect(c *Conn, left int) (int, error) {
 	c.in.lent = true
 	s.flush()
 	s.mu.Unlock()
-	s.in.narrow = true
 	n, err := s.in.read(b)
 	s.mu.Lock()
 	defer s.mu.Unlock()

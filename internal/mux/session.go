@@ -110,8 +110,8 @@ func New(c io.ReadWriteCloser, side Side, o Options) *Session {
 		in:      inbox{c: c, buf: make([]byte, inboxSize)},
 		streams: map[uint32]*Conn{}, listeners: map[uint32]*listener{},
 		nextID: uint64(side),
-		outbox: newOutbox(c),
 	}
+	s.learn(c, &s.mu)
 	s.running.Go(func() { s.end(s.read()) })
 	return s
 }
@@ -153,12 +153,10 @@ func (s *Session) end(cause error) error {
 		l.end(s.err)
 	}
 	s.spare = pool{}
-	tell := s.spoken && !s.busy
-	s.mu.Unlock()
-
-	if code := farewellOf(cause); tell && code != 0 {
-		_, _ = s.try(appendByte(nil, kindBye, 0, byte(code))) // a courtesy
+	if code := farewellOf(cause); s.spoken && code != 0 {
+		s.sayBye(code)
 	}
+	s.mu.Unlock()
 	err := s.c.Close()
 	close(s.done)
 	return err

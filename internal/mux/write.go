@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -33,9 +34,12 @@ const (
 // channel, with the lock given up meanwhile, and uses frame; the lock guards the
 // rest.
 type outbox struct {
+	w       io.Writer // the channel, without a Wrapper
 	busy    bool
-	owing   line // streams that owe frames other than data
-	writers line // streams with data, each waiting for busy
+	free    sync.Cond // told of the end of busy once the session has ended
+	torn    bool      // half a frame went out: nothing may follow it
+	owing   line      // streams that owe frames other than data
+	writers line      // streams with data, each waiting for busy
 	frame   []byte
 
 	gathers bool // the channel takes several buffers in one call
@@ -44,13 +48,22 @@ type outbox struct {
 	attempt *attempt // nil where the channel has no such thing
 }
 
-func newOutbox(c io.Writer) outbox {
-	o := outbox{attempt: newAttempt(c)}
+// Wrapper is a channel that differs from the one under it in Read alone, as that
+// of a serial port does which waits for its host: Write may be bypassed.
+type Wrapper interface {
+	Unwrap() io.ReadWriteCloser
+}
+
+// learn finds out what c is good for; mu is the lock.
+func (o *outbox) learn(c io.ReadWriteCloser, mu *sync.Mutex) {
+	if w, ok := c.(Wrapper); ok {
+		c = w.Unwrap()
+	}
+	o.w, o.attempt, o.free.L = c, newAttempt(c), mu
 	switch c.(type) {
 	case *net.UnixConn, *net.TCPConn:
 		o.gathers = true
 	}
-	return o
 }
 
 // owe notes that c has to send frames; flush or the next write sends them.
@@ -84,6 +97,7 @@ func (s *Session) flush() {
 			s.running.Go(func() { s.finish(n) })
 			return // busy is its
 		}
+		s.torn = 0 < n && n < len(s.frame)
 		s.pass()
 	}
 }
@@ -92,6 +106,7 @@ func (s *Session) flush() {
 func (s *Session) finish(n int) {
 	err := s.write(s.frame[n:])
 	if err != nil {
+		s.torn = s.torn || n > 0
 		_ = s.end(err) // the streams have it
 	}
 	s.mu.Lock()
@@ -103,6 +118,7 @@ func (s *Session) finish(n int) {
 // pass gives busy to the writer that has waited longest, if there is one.
 func (s *Session) pass() {
 	s.busy = false
+	s.free.Broadcast()
 	if p := s.writers.first; p != nil {
 		s.writers.remove(p)
 		s.busy, p.of.granted = true, true
@@ -226,17 +242,36 @@ func (s *Session) writeBoth(p []byte) error {
 	}
 	s.parts = [2][]byte{s.frame, p}
 	s.bufs = s.parts[:]
-	_, err := s.bufs.WriteTo(s.c)
+	n, err := s.bufs.WriteTo(s.w)
+	s.torn = err != nil && n > 0
 	s.parts[1] = nil // it is the caller's
 	return err
 }
 
 func (s *Session) write(b []byte) error {
-	n, err := s.c.Write(b)
+	n, err := s.w.Write(b)
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
 	}
+	s.torn = err != nil && n > 0
 	return err
+}
+
+// sayBye tells the peer why the session, which has ended here, has: a channel
+// need not have an end of its own. What is being written is broken off; a peer
+// that has not read so far is not told. The lock is held, and given up meanwhile.
+func (s *Session) sayBye(code farewell) {
+	if s.attempt == nil {
+		return
+	}
+	_ = s.attempt.setLimit(time.Unix(1, 0))
+	for s.busy {
+		s.free.Wait()
+	}
+	_ = s.attempt.setLimit(time.Time{})
+	if !s.torn {
+		_, _ = s.try(appendByte(nil, kindBye, 0, byte(code))) // a courtesy
+	}
 }
 
 // try writes as much of b as the channel takes without waiting. The caller has
@@ -250,11 +285,12 @@ func (s *Session) try(b []byte) (int, error) {
 
 // attempt is a write that does not block.
 type attempt struct {
-	raw  syscall.RawConn
-	once func(fd uintptr) bool // do, made once so that no write allocates
-	b    []byte
-	n    int
-	err  error
+	raw      syscall.RawConn
+	setLimit func(time.Time) error // the write deadline of the channel
+	once     func(fd uintptr) bool // do, made once so that no write allocates
+	b        []byte
+	n        int
+	err      error
 }
 
 // newAttempt answers nil for a channel whose Write cannot be bypassed: only the
@@ -282,7 +318,7 @@ func attemptOn(c interface {
 	if err != nil {
 		return nil
 	}
-	a := &attempt{raw: raw}
+	a := &attempt{raw: raw, setLimit: c.SetWriteDeadline}
 	a.once = a.do
 	return a
 }
