@@ -19,11 +19,11 @@ import (
 
 // Agent answers the host. See agentproto for what the calls mean.
 type agent struct {
+	born    time.Time
 	exe     string // what to execute as the stage
 	root    string // the container's root filesystem in the machine
 	cgroups string // the mount of the unified hierarchy
 	modules *modules
-	modulesIn, portUp chan struct{}
 	booted  chan struct{} // closed once the modules of boot.list are loaded
 	off     func()        // ends the machine; does not return in one
 	log     *ring
@@ -35,7 +35,6 @@ type agent struct {
 	notices *notices
 
 	mu        sync.Mutex // guards the following
-	born      time.Time  // when the machine began to be this one
 	setup     setupState
 	volumes   map[string]string // by ID: the directory to bind
 	container *container        // nil before the first start
@@ -58,8 +57,6 @@ func newAgent(born time.Time) *agent {
 		root:    agentproto.RootPath,
 		cgroups: cgroupDir,
 		modules: newModules("/modules"),
-		modulesIn:  make(chan struct{}),
-		portUp:  make(chan struct{}),
 		booted:  make(chan struct{}),
 		log:     newRing(64 << 10),
 		reaper:  newReaper(),
@@ -86,7 +83,7 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (agentproto.Start
 		a.log.printf("start %s: %v", s.ID, err)
 		return agentproto.Started{}, err
 	}
-	return agentproto.Started{PID: p.child.pid, Elapsed: a.age(time.Now())}, nil
+	return agentproto.Started{PID: p.child.pid, Elapsed: time.Since(a.born)}, nil
 }
 
 // order makes orders of the call, validated.

@@ -101,29 +101,12 @@ func (a *agent) serveBoot(ctx context.Context, l net.Listener, build string, fil
 	guard(func() error { a.reaper.tell(ctx); return nil })
 	guard(func() error { return a.serve(ctx, l, build, fromHost) })
 	guard(func() error {
-		if err := a.modules.need("virtio_console"); err != nil {
-			return err
-		}
-		<-a.modulesIn
-		l, err := listenPort()
-		if err != nil {
-			return err
-		}
-		close(a.portUp)
-		return a.serve(ctx, l, build, func(net.Conn) bool { return true })
-	})
-	guard(func() error {
 		defer close(a.booted)
 		if err := a.modules.add(files); err != nil {
 			a.log.printf("%v", err) // what needs it will say so
 		}
 		if err := enableControllers(a.cgroups); err != nil {
 			a.log.printf("%v", err) // likewise
-		}
-		close(a.modulesIn)
-		<-a.portUp
-		if isTemplate() {
-			return a.hibernate(ctx)
 		}
 		return nil
 	})

@@ -124,7 +124,7 @@ func (m *setup) phase(name string, fn func() error) error {
 	err := fn()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.phases = append(m.phases, agentproto.Phase{Name: name, Start: m.agent.age(start), Duration: time.Since(start)})
+	m.phases = append(m.phases, agentproto.Phase{Name: name, Start: start.Sub(m.agent.born), Duration: time.Since(start)})
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -204,16 +204,13 @@ func (m *setup) identify() error {
 	return nil
 }
 
-// setupModules are what every set-up needs.
-var setupModules = []string{"virtio_blk", "ext4", "erofs", "overlay"}
-
 func (m *setup) awaitModules(ctx context.Context) error {
 	select {
 	case <-m.agent.booted:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	for _, name := range setupModules {
+	for _, name := range []string{"virtio_blk", "ext4", "erofs", "overlay"} {
 		if err := m.agent.modules.need(name); err != nil {
 			return err
 		}

@@ -37,25 +37,17 @@ func TestDriver(t *testing.T) {
 	if err := volume.Create(blank, 64<<20); err != nil {
 		t.Fatal(err)
 	}
-	for _, how := range []string{"booted", "restored"} {
-		o := qemu.Options{Program: os.Getenv("VZCOMPOSE_QEMU")}
-		if how == "restored" {
-			o.Templates = home.Templates()
-		}
-		t.Run(how, func(t *testing.T) {
-			vmmtest.Run(t, vmmtest.Harness{
-				Driver:  qemu.New(o),
-				Config:  vmm.Config{CPUs: 1, Memory: 256 << 20, Kernel: k.Image, Initramfs: initramfs},
-				Root:    root,
-				Blank:   blank,
-				Shell:   true,
-				Console: true,
-				Limit:   2 * time.Minute,
-				Leftovers: func() []string {
-					out, _ := exec.Command("pgrep", "-f", "qemu-system.*vzcompose-suite-").Output() // none is an error of pgrep's
-					return strings.Fields(string(out))
-				},
-			})
-		})
-	}
+	vmmtest.Run(t, vmmtest.Harness{
+		Driver:  qemu.New(qemu.Options{Program: os.Getenv("VZCOMPOSE_QEMU")}),
+		Config:  vmm.Config{CPUs: 1, Memory: 256 << 20, Kernel: k.Image, Initramfs: initramfs},
+		Root:    root,
+		Blank:   blank,
+		Shell:   true,
+		Console: true,
+		Limit:   2 * time.Minute,
+		Leftovers: func() []string {
+			out, _ := exec.Command("pgrep", "-f", "qemu-system.*vzcompose-suite-").Output() // none is an error of pgrep's
+			return strings.Fields(string(out))
+		},
+	})
 }

@@ -3,7 +3,6 @@
 package qemu
 
 import (
-	"io"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +17,6 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/undo"
-	"github.com/vzcompose/vzcompose/internal/warm"
-	"github.com/hashicorp/yamux"
 	"github.com/vzcompose/vzcompose/vmm"
 	"github.com/vzcompose/vzcompose/vmm/qemu/vsock"
 )
@@ -36,20 +33,14 @@ type Options struct {
 	Program string
 	// Acceleration, Auto by default.
 	Acceleration Acceleration
-	// Templates is the folder in which templates are kept; "" keeps none, and
-	// boots every machine.
-	Templates string
-	// TemplatesLimit bounds the folder, in bytes; 0 is DefaultTemplatesLimit.
-	TemplatesLimit int64
 }
 
-// Driver boots machines with QEMU. It keeps no state but on disk.
+// Driver boots machines with QEMU. It keeps no state.
 type Driver struct{ o Options }
 
 var (
 	_ vmm.Driver    = (*Driver)(nil)
 	_ vmm.Describer = (*Driver)(nil)
-	_ vmm.Templater = (*Driver)(nil)
 )
 
 // New allocates a driver.
@@ -97,70 +88,20 @@ func (d *Driver) Check(cfg *vmm.Config) error {
 	return err
 }
 
-// Boot makes a machine: from its template, which is made if it is missing, or by
-// booting its kernel where there is to be none. The booted one is there once
-// QEMU's monitor answers, the restored one once it has found its devices.
-func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error) {
+// Boot starts QEMU and returns once its monitor answers.
+func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	p, err := d.plant()
-	if err != nil {
-		return nil, err
-	}
-	t := newTracer()
-	var m *machine
-	if d.o.Templates == "" || cfg.Cold {
-		m, err = p.boot(ctx, cfg, t)
-	} else {
-		m, err = p.bootWarm(ctx, cfg, t)
-	}
-	if err != nil { // not m: an interface with a nil machine in it is not nil
-		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
-	}
-	m.trace = t.trace
-	return m, nil
-}
-
-// plant is what machines are made with on this host.
-type plant struct {
-	qemu      string // path
-	host      host
-	templates templates
-}
-
-func (d *Driver) plant() (*plant, error) {
 	path, err := d.find()
 	if err != nil {
 		return nil, err
 	}
-	c, err := chooseAcceleration(d.o.Acceleration, probeKVM)
+	accel, err := chooseAcceleration(d.o.Acceleration, probeKVM)
 	if err != nil {
 		return nil, err
 	}
-	return &plant{path, host{accel: c.accel, arch: runtime.GOARCH}, templates{d.o.Templates, d.o.TemplatesLimit}}, nil
-}
-
-// boot makes a machine that boots its kernel.
-func (p *plant) boot(ctx context.Context, cfg *vmm.Config, t *tracer) (*machine, error) {
-	ram, err := newRAM(cfg.Memory)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = ram.Close() }() // QEMU has its own
-	m, err := p.launch(ctx, cfg, asBooted, ram)
-	if err != nil {
-		return nil, err
-	}
-	t.trace.Origin = "booted"
-	t.lap("qemu started")
-	return m, nil
-}
-
-// launch starts QEMU and returns once its monitor answers. ram stays the
-// caller's.
-func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.File) (_ *machine, err error) {
-	args, err := arguments(cfg, p.host, b)
+	args, err := arguments(cfg, host{accel: accel.accel, arch: runtime.GOARCH})
 	if err != nil {
 		return nil, err
 	}
@@ -170,36 +111,27 @@ func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.Fi
 			err = errors.Join(err, un.Run(ctx, undoLimit))
 		}
 	}()
-	var ends []*os.File // QEMU's
-	un.PushFunc("make socket pairs", func() {
-		for _, f := range ends {
-			_ = f.Close()
-		}
-	})
-	var ours [4]*net.UnixConn
-	for i, name := range []string{"monitor", "virtual sockets", "console", "agent"} { // in the order of fdMonitor...
-		c, end, err := socketPair(name)
-		if err != nil {
-			return nil, err
-		}
-		un.PushFunc("open the "+name, func() { _ = c.Close() })
-		ours[i], ends = c, append(ends, end)
+	monitor, monitorEnd, err := socketPair("monitor")
+	if err != nil {
+		return nil, err
 	}
-	m := newMachine(cfg.Name, vsock.New(guestCID), newConsole(ours[2], cfg.Console, warm.Ready, warm.Awake))
-	yc := yamux.DefaultConfig()
-	yc.EnableKeepAlive = false
-	yc.LogOutput = io.Discard
-	m.mux, _ = yamux.Client(ours[3], yc)
-	ends = []*os.File{ends[0], ends[1], ends[2], nil, ends[3]}
-	m.start(p.qemu, args, ends, ram, ours[1])
-	ends = nil // m has them
+	un.PushFunc("open the monitor", func() { _ = monitor.Close() })
+	vs, vsEnd, err := socketPair("vsock")
+	if err != nil {
+		_ = monitorEnd.Close()
+		return nil, err
+	}
+	un.PushFunc("open the virtual socket device", func() { _ = vs.Close() })
+
+	m := newMachine(cfg.Name, vsock.New(guestCID))
+	m.start(path, args, []*os.File{monitorEnd, vsEnd}, vs)
 	un.Push("start qemu", func(ctx context.Context) error { return m.Stop(ctx) })
 
 	qctx, cancel := context.WithTimeoutCause(ctx, monitorLimit,
 		errs.New(errs.DeadlineExceeded, "qemu did not open its monitor within %s", monitorLimit))
 	defer cancel()
-	if m.qmp, err = dialQMP(qctx, ours[0], m.takeEvent); err != nil {
-		return nil, m.explain(err)
+	if m.qmp, err = dialQMP(qctx, monitor, m.takeEvent); err != nil {
+		return nil, m.explain(fmt.Errorf("boot machine %s: %w", cfg.Name, err))
 	}
 	close(m.monitored)
 	un.Release()

@@ -12,12 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-	"github.com/hashicorp/yamux"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -28,11 +26,8 @@ import (
 type machine struct {
 	name   string
 	vsock  *vsock.Device
-	con    *console
-	mux *yamux.Session
 	qmp    *qmp
 	stderr tail
-	trace  vmm.Trace // not changed any more once Boot has returned
 
 	monitored chan struct{} // closed once qmp is set
 	gone      chan struct{} // closed once err is set and everything is released
@@ -44,37 +39,29 @@ type machine struct {
 	proc     *os.Process
 	ports    [rootPorts]string        // the disk in each
 	waiting  map[string]chan struct{} // for the guest to let go of a device
-
-	migrated chan string // gets the last status of a migration
 }
 
 var (
 	_ vmm.Machine  = (*machine)(nil)
 	_ vmm.Attacher = (*machine)(nil)
-	_ vmm.Tracer   = (*machine)(nil)
 )
 
-func newMachine(name string, dev *vsock.Device, con *console) *machine {
-	return &machine{name: name, vsock: dev, con: con, monitored: make(chan struct{}),
-		gone: make(chan struct{}), waiting: map[string]chan struct{}{},
-		migrated: make(chan string, 1)}
+func newMachine(name string, dev *vsock.Device) *machine {
+	return &machine{name: name, vsock: dev, monitored: make(chan struct{}),
+		gone: make(chan struct{}), waiting: map[string]chan struct{}{}}
 }
 
-// start runs QEMU and its keepers. It owns ends and vs; ram, the last that QEMU
-// inherits, it only uses until the monitor answers. A failure to start is an
-// early end: Wait tells it.
-func (m *machine) start(path string, args []string, ends []*os.File, ram *os.File, vs *net.UnixConn) {
+// start runs QEMU and its keepers. It owns files and vs. A failure to start is
+// an early end: Wait tells it.
+func (m *machine) start(path string, args []string, files []*os.File, vs *net.UnixConn) {
 	served := make(chan error, 1)
 	go func() { served <- m.vsock.Serve(vs) }()
-	go m.con.run()
 	go func() {
-		err := m.run(path, args, ends, ram)
+		err := m.run(path, args, files)
 		_ = m.vsock.Close() // ends Serve
 		if serr := <-served; err != nil && serr != nil {
 			err = fmt.Errorf("%w (virtual socket device: %w)", err, serr)
 		}
-		<-m.con.done // it has lost its peer, too
-		m.con.close()
 		m.err = err
 		select { // the monitor, if there ever was one, has lost its peer
 		case <-m.monitored:
@@ -87,16 +74,15 @@ func (m *machine) start(path string, args []string, ends []*os.File, ram *os.Fil
 
 // run is QEMU's life. It keeps its thread: the kernel sends the parent-death
 // signal when the thread that forked ends, not the process.
-func (m *machine) run(path string, args []string, ends []*os.File, ram *os.File) error {
+func (m *machine) run(path string, args []string, files []*os.File) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(path, args...)
-	cmd.ExtraFiles = slices.Clone(ends)
-	cmd.ExtraFiles[3] = ram
+	cmd.ExtraFiles = files
 	cmd.Stdout, cmd.Stderr = &m.stderr, &m.stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
 	err := cmd.Start()
-	for _, f := range ends {
+	for _, f := range files {
 		_ = f.Close() // QEMU has its own
 	}
 	if err != nil {
@@ -147,16 +133,6 @@ func (m *machine) explain(err error) error {
 
 func (m *machine) takeEvent(e qmpEvent) {
 	switch e.Name {
-	case "MIGRATION":
-		var d struct {
-			Status string `json:"status"`
-		}
-		if json.Unmarshal(e.Data, &d) == nil && (d.Status == "completed" || d.Status == "failed") {
-			select {
-			case m.migrated <- d.Status:
-			default: // there is one, and it is told once
-			}
-		}
 	case "SHUTDOWN":
 		var d struct {
 			Reason string `json:"reason"`
@@ -181,14 +157,8 @@ func (m *machine) takeEvent(e qmpEvent) {
 	}
 }
 
-// Trace says how the machine came to be.
-func (m *machine) Trace() vmm.Trace { return m.trace }
-
 // Dial connects to a guest port.
 func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	if port == vmm.AgentPort {
-		return m.mux.Open()
-	}
 	c, err := m.vsock.Dial(ctx, port)
 	if err != nil {
 		return nil, fmt.Errorf("dial port %d of machine %s: %w", port, m.name, err)
