@@ -80,6 +80,14 @@ darwin: ## type-check, build and vet for macOS
 .PHONY: bench
 bench: deps build ## what an up costs, in ratios within one run
 	VZCOMPOSE_E2E=$(CACHE) VZCOMPOSE_BENCH=1 go test -count=1 -timeout 40m -run TestBench -v ./test/e2e
+	$(MAKE) bench-compare
+
+# COMPARE is more flags: COMPARE="-rounds 1 -sizes 1,10"
+.PHONY: bench-compare
+bench-compare: deps build ## vzcompose, bare QEMU, docker and podman in turns
+	@bench/compare/deps.sh $(CACHE)
+	go build -o $(CACHE)/bin/compare ./bench/compare
+	$(CACHE)/bin/compare -vzcompose bin/vzcompose -cache $(CACHE) $(COMPARE)
 
 FUZZTIME ?= 30s
 .PHONY: fuzz

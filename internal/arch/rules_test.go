@@ -81,6 +81,8 @@ func rooms() map[string]row {
 		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":      {},
+		// The kernel and the agent are what it boots by hand.
+		"bench/compare": {prints: true, imports: []string{"internal/agents", "internal/kernel", "internal/store", "internal/undo"}},
 	}
 }
 

@@ -1,0 +1,126 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/undo"
+)
+
+// vzcompose is the program with a home folder of its own.
+type vzcompose struct {
+	commands
+	home store.Home
+}
+
+// openVzcompose makes a home folder with the kernel and the image. undo gets what
+// ends and removes all of it.
+func openVzcompose(ctx context.Context, p places, undo *undo.Stack) (*vzcompose, error) {
+	dir := filepath.Join(p.work, "vzcompose")
+	env := append(os.Environ(), "VZCOMPOSE_HOME="+dir)
+	home, err := store.Locate(func(name string) (string, bool) {
+		if name == "VZCOMPOSE_HOME" {
+			return dir, true
+		}
+		return os.LookupEnv(name)
+	})
+	if err != nil {
+		return nil, err
+	}
+	undo.Push("remove "+dir, func(context.Context) error { home.RemoveRuntime(); return os.RemoveAll(dir) })
+	file := filepath.Join(dir, "vzcompose.yaml")
+	v := &vzcompose{home: home, commands: commands{
+		program: []string{p.program, "-n", stackName, "-f", file}, env: env, write: writer(file, vzcomposeFile),
+	}}
+	if err := v.prepare(1); err != nil {
+		return nil, err
+	}
+	for _, words := range [][]string{
+		{p.program, "kernel", "import", p.kernel()},
+		{p.program, "image", "import", "--cmd", "sh", p.image(), "busybox"},
+	} {
+		if _, err := run(ctx, env, words...); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// with answers the same program with more flags of up.
+func (v *vzcompose) with(flags ...string) *vzcompose {
+	w := *v
+	w.flags = flags
+	return &w
+}
+
+// entrants are vzcompose warm and cold; cold alone where this version knows no
+// other way. Nothing but up's flag tells the two apart.
+func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
+	version, err := run(ctx, v.env, v.program[0], "version")
+	if err != nil {
+		return nil, err
+	}
+	help, err := run(ctx, v.env, v.program[0], "up", "--help")
+	if err != nil {
+		return nil, err
+	}
+	version = strings.TrimSpace(version)
+	if !strings.Contains(help, "--cold") {
+		return []entrant{
+			{name: "vzcompose warm", missing: "up of this version has no flag --cold: it knows cold machines only"},
+			{name: "vzcompose cold", version: version, contender: v},
+		}, nil
+	}
+	return []entrant{
+		{name: "vzcompose warm", version: version, contender: v},
+		{name: "vzcompose cold", version: version, contender: v.with("--cold")},
+	}, nil
+}
+
+// acceleration is how machines run the guest's instructions here, in doctor's
+// words: "kvm: …" or "tcg: …".
+func (v *vzcompose) acceleration(ctx context.Context) (string, error) {
+	out, err := run(ctx, v.env, v.program[0], "doctor", "--json")
+	var rows []struct{ Name, Found string }
+	if jsonErr := json.Unmarshal([]byte(out), &rows); jsonErr != nil {
+		return "", fmt.Errorf("doctor: %w (%v)", jsonErr, err)
+	}
+	for _, r := range rows { // a lack elsewhere, an error of doctor's, does not matter
+		if r.Name == "acceleration" {
+			return r.Found, nil
+		}
+	}
+	return "", fmt.Errorf("doctor says nothing of acceleration")
+}
+
+// shims are the processes that own the machines.
+func (v *vzcompose) shims(ctx context.Context) ([]int, error) {
+	out, err := v.run(ctx, "ps", "--status", "running", "--format", "json")
+	if err != nil {
+		return nil, err
+	}
+	return parseShims(out)
+}
+
+// parseShims reads what ps prints as JSON, an instance a line.
+func parseShims(out string) ([]int, error) {
+	var pids []int
+	for line := range strings.Lines(out) {
+		var i struct{ PID int }
+		if err := json.Unmarshal([]byte(line), &i); err != nil {
+			return nil, fmt.Errorf("ps: %w: %s", err, line)
+		}
+		if i.PID <= 0 {
+			return nil, fmt.Errorf("ps: no pid: %s", line)
+		}
+		pids = append(pids, i.PID)
+	}
+	return pids, nil
+}
