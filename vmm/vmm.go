@@ -12,6 +12,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
@@ -39,6 +40,12 @@ type Config struct {
 	// Console is the path of the file to which the machine's console is
 	// appended; "" discards it.
 	Console string
+	// Cold asks that the machine be booted by its kernel, also where the driver
+	// could restore it from a template.
+	Cold bool
+	// Progress hears what Boot is about, where that takes long; may be nil. It is
+	// called on Boot's goroutine and must not block.
+	Progress func(text string)
 	// Disks are there when Boot returns or soon after; the agent finds them by
 	// their ID and waits for them.
 	Disks []Disk
@@ -95,6 +102,62 @@ type Machine interface {
 type Attacher interface {
 	AttachDisk(ctx context.Context, d Disk) error
 	DetachDisk(ctx context.Context, id string) error
+}
+
+// Tracer is the optional ability of a machine to say how it came to be.
+type Tracer interface {
+	Trace() Trace
+}
+
+// Trace is how a machine came to be.
+type Trace struct {
+	// Origin is how it came to be.
+	Origin Origin
+	// Phases of Boot, in their order.
+	Phases []Phase
+	// Notes say what went otherwise than it should have, and was mended: a
+	// template that was damaged, and made anew.
+	Notes []string
+}
+
+// Origin of a machine.
+type Origin string
+
+const (
+	Booted   Origin = "booted"   // by its kernel
+	Restored Origin = "restored" // from a template
+)
+
+// Phase is a span of the work of Boot. Start counts from its call.
+type Phase struct {
+	Name            string
+	Start, Duration time.Duration
+}
+
+// Templater is the optional ability of a driver to keep templates: machines
+// booted once and saved, from which others are restored. Boot makes and uses
+// them by itself; this is to see them and to make them ahead.
+type Templater interface {
+	// Templates lists what is there, the one used last first.
+	Templates() ([]Template, error)
+	// Prewarm makes the template for machines like cfg if it is not there. Name,
+	// Console, Disks and Cold of cfg do not matter.
+	Prewarm(ctx context.Context, cfg *Config) (Template, error)
+	// RemoveTemplate deletes one, by its ID; errs.NotFound. Machines restored
+	// from it do not miss it.
+	RemoveTemplate(id string) error
+}
+
+// Template describes one.
+type Template struct {
+	ID      string    `json:"id"`
+	CPUs    int       `json:"cpus"`
+	Memory  uint64    `json:"memory"` // of a machine, in bytes
+	Kernel  string    `json:"kernel"` // path of the image
+	Size    int64     `json:"size"`   // on disk, in bytes
+	Made    time.Time `json:"made"`
+	Used    time.Time `json:"used"`    // last
+	Problem string    `json:"problem"` // why it is of no use; "": it is sound as far as was looked
 }
 
 // Describer is the optional ability of a driver to say what it found on this

@@ -5,4 +5,4 @@ import (
 	"github.com/vzcompose/vzcompose/vmm/vz"
 )
 
-func newDriver(func(string) (string, bool)) (vmm.Driver, error) { return vz.New(), nil }
+func newDriver(func(string) (string, bool), string) (vmm.Driver, error) { return vz.New(), nil }

@@ -24,7 +24,7 @@ func rooms() map[string]row {
 		"internal/undo":      {},
 		"internal/state":     {pure: true, imports: []string{"internal/lifecycle"}},
 		"internal/arch":      {},
-		"internal/warm":      {pure: true},
+		"internal/boot":      {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 
 		// the wire
@@ -42,8 +42,7 @@ func rooms() map[string]row {
 		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
-		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/vhostuser", "vmm/qemu/vsock", "internal/errs", "internal/filelock", "internal/undo", "internal/warm"}},
-		"vmm/qemu/vsock":     {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
+		"vmm/qemu":           {imports: []string{"vmm", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
 		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
@@ -60,7 +59,7 @@ func rooms() map[string]row {
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
-		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/errs", "internal/warm", "internal/wire"}},
+		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
 		"executor": {imports: []string{"planner", "internal/errs", "internal/event"}},

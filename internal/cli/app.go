@@ -33,8 +33,9 @@ type Deps struct {
 	Stdin          *os.File
 	Stdout, Stderr *os.File
 	LookupEnv      func(string) (string, bool)
-	// Driver makes this system's driver.
-	Driver func(lookup func(string) (string, bool)) (vmm.Driver, error)
+	// Driver makes this system's driver. templates is the folder for what it
+	// restores machines from.
+	Driver func(lookup func(string) (string, bool), templates string) (vmm.Driver, error)
 }
 
 // status is an error that only sets the exit status: all has been said.

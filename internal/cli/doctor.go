@@ -95,7 +95,7 @@ func (a *app) examine(c *cli.Context) []check {
 }
 
 func (a *app) examineDriver(c *cli.Context) []check {
-	driver, err := a.deps.Driver(a.deps.LookupEnv)
+	driver, err := a.deps.Driver(a.deps.LookupEnv, "")
 	if err != nil {
 		return []check{{Name: "machines", Found: err.Error(), Remedy: errs.HintOf(err)}}
 	}

@@ -37,7 +37,7 @@ func beShim(d Deps) error {
 	if err != nil {
 		return err
 	}
-	driver, err := d.Driver(d.LookupEnv)
+	driver, err := d.Driver(d.LookupEnv, l.Home.Templates())
 	if err != nil {
 		return err
 	}

@@ -19,22 +19,24 @@ import (
 
 // Agent answers the host. See agentproto for what the calls mean.
 type agent struct {
-	born    time.Time
-	exe     string // what to execute as the stage
-	root    string // the container's root filesystem in the machine
-	cgroups string // the mount of the unified hierarchy
-	modules *modules
-	booted  chan struct{} // closed once the modules of boot.list are loaded
-	off     func()        // ends the machine; does not return in one
-	log     *ring
+	exe      string // what to execute as the stage
+	root     string // the container's root filesystem in the machine
+	cgroups  string // the mount of the unified hierarchy
+	modules  *modules
+	booted   chan struct{} // closed once the modules of boot.list are loaded
+	restored bool          // this machine is, or is to be, restored from a template
+	off      func()        // ends the machine; does not return in one
+	log      *ring
 
 	reaper  *reaper
 	spare   *spare
+	ahead   ahead
 	procs   *processes
 	streams *streams
 	notices *notices
 
 	mu        sync.Mutex // guards the following
+	born      time.Time  // when the machine began to be this one
 	setup     setupState
 	volumes   map[string]string // by ID: the directory to bind
 	container *container        // nil before the first start
@@ -83,7 +85,7 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (agentproto.Start
 		a.log.printf("start %s: %v", s.ID, err)
 		return agentproto.Started{}, err
 	}
-	return agentproto.Started{PID: p.child.pid, Elapsed: time.Since(a.born)}, nil
+	return agentproto.Started{PID: p.child.pid, Elapsed: a.age(time.Now())}, nil
 }
 
 // order makes orders of the call, validated.
@@ -189,6 +191,9 @@ func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.S
 	return nil
 }
 
+// containerCgroup is the name of the container's cgroup.
+const containerCgroup = "container"
+
 // stopLimit is how long the dead may take to leave their cgroup.
 const stopLimit = 10 * time.Second
 
@@ -207,8 +212,14 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 	now, pids := settings(o.Container.resources)
 	gctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
-	g, err := makeCgroup(gctx, a.cgroups, "container", now)
-	if err != nil {
+	g := a.ahead.takeCgroup()
+	if g == nil {
+		var err error
+		if g, err = makeCgroup(gctx, a.cgroups, containerCgroup); err != nil {
+			return err
+		}
+	}
+	if err := g.apply(now); err != nil {
 		return err
 	}
 	enter, err := os.OpenFile(g.dir+"/cgroup.procs", os.O_WRONLY, 0)

@@ -5,8 +5,12 @@ package guest
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/boot"
 )
 
 // Where the agent keeps what it mounts.
@@ -81,4 +85,22 @@ func raiseFiles() error {
 		return fmt.Errorf("raise the limit of open files: %w", err)
 	}
 	return nil
+}
+
+// told is what the kernel's command line says to the agent.
+type told struct {
+	port     bool // the host is reached over a serial port
+	template bool // this machine is to be saved
+}
+
+// maxCommandLine bounds what is read of it, in bytes: more than any kernel takes.
+const maxCommandLine = 64 << 10
+
+func readTold(path string) (told, error) {
+	b, err := readBounded(path, maxCommandLine)
+	if err != nil {
+		return told{}, fmt.Errorf("read the command line: %w", err)
+	}
+	words := strings.Fields(string(b))
+	return told{port: slices.Contains(words, boot.PortParam), template: slices.Contains(words, boot.TemplateParam)}, nil
 }

@@ -122,7 +122,7 @@ func cpuSettings(c *specs.LinuxCPU) (s []setting) {
 
 // makeCgroup makes the cgroup name below root, in place of an empty one that is
 // there, with every controller that the kernel has.
-func makeCgroup(ctx context.Context, root, name string, now []setting) (*cgroup, error) {
+func makeCgroup(ctx context.Context, root, name string) (*cgroup, error) {
 	if err := enableControllers(root); err != nil {
 		return nil, err
 	}
@@ -133,6 +133,11 @@ func makeCgroup(ctx context.Context, root, name string, now []setting) (*cgroup,
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
+	return g, nil
+}
+
+// apply makes settings, or removes the cgroup, in which nothing is yet.
+func (g *cgroup) apply(now []setting) error {
 	for _, s := range now {
 		err := g.write(s)
 		if errors.Is(err, fs.ErrNotExist) && (s.file == "memory.oom.group" || s.file == "memory.swap.max") {
@@ -140,10 +145,10 @@ func makeCgroup(ctx context.Context, root, name string, now []setting) (*cgroup,
 		}
 		if err != nil {
 			_ = os.Remove(g.dir) // the write's error is the one to tell
-			return nil, err
+			return err
 		}
 	}
-	return g, nil
+	return nil
 }
 
 // enableControllers hands those of root's controllers down that limits need.

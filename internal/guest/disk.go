@@ -24,41 +24,60 @@ const maxSerial = 20
 
 var errDisksMissing = errors.New("no such disk in time")
 
+// sysBlock has a folder for each block device.
+const sysBlock = "/sys/block"
+
 // finder finds disks by their serial number.
 type finder struct {
 	sys    string                        // /sys/block
 	listen func() (io.ReadCloser, error) // news of devices: a read returns when there are some
+	rescan func() error                  // looks for devices that the kernel was not told of; may be nil
 }
 
 // find calls found for each wanted disk as it turns up, and returns when all
 // have or ctx ends. want is used up.
 func (f finder) find(ctx context.Context, want map[string]bool, found func(id, dev string)) error {
-	news, err := f.listen() // before the first look, so that nothing comes in between
+	var present map[string]string
+	var scanned error
+	err := watchDevices(ctx, f.listen, func() bool {
+		present = f.serials(func(dev, id string) (more bool) {
+			if want[id] {
+				delete(want, id)
+				found(id, dev)
+			}
+			return len(want) > 0
+		})
+		if len(want) > 0 && f.rescan != nil {
+			scanned, f.rescan = f.rescan(), nil // what it finds is news
+		}
+		return len(want) == 0
+	})
+	if ctx.Err() != nil && len(want) > 0 {
+		return errors.Join(missing(want, present, context.Cause(ctx)), scanned)
+	}
+	return err
+}
+
+// watchDevices calls look, and again at all news of devices, until it is content
+// or ctx ends, whose cause is answered then.
+func watchDevices(ctx context.Context, listen func() (io.ReadCloser, error), look func() bool) error {
+	news, err := listen() // before the first look, so that nothing comes in between
 	if err != nil {
 		return fmt.Errorf("listen for devices: %w", err)
 	}
 	defer func() { _ = news.Close() }()
 	defer context.AfterFunc(ctx, func() { _ = news.Close() })()
 	buf := make([]byte, 16<<10)
-	for {
-		present := f.serials()
-		for dev, id := range present {
-			if want[id] {
-				delete(want, id)
-				found(id, dev)
-			}
-		}
-		if len(want) == 0 {
-			return nil
-		}
+	for !look() {
 		_, err := news.Read(buf)
 		if ctx.Err() != nil {
-			return missing(want, present, context.Cause(ctx))
+			return context.Cause(ctx)
 		}
 		if err != nil && !errors.Is(err, unix.ENOBUFS) { // some were lost: look
 			return fmt.Errorf("listen for devices: %w", err)
 		}
 	}
+	return nil
 }
 
 // missing says which disks are not there and which are.
@@ -80,8 +99,9 @@ func missing(want map[string]bool, present map[string]string, cause error) error
 		strings.Join(not, ", "), diskLimit, strings.Join(are, ", "), cause)
 }
 
-// serials answers the serial number of each block device that has one.
-func (f finder) serials() map[string]string {
+// serials answers the serial number of each block device that has one, as far as
+// found, which is told of each, wants to know: to ask a drive takes it a while.
+func (f finder) serials(found func(dev, id string) (more bool)) map[string]string {
 	out := map[string]string{}
 	entries, err := os.ReadDir(f.sys)
 	if err != nil {
@@ -92,6 +112,9 @@ func (f finder) serials() map[string]string {
 			b, err := os.ReadFile(filepath.Join(f.sys, e.Name(), file))
 			if id := strings.TrimSpace(string(b)); err == nil && id != "" {
 				out[e.Name()] = id
+				if !found(e.Name(), id) {
+					return out
+				}
 				break
 			}
 		}

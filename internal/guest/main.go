@@ -28,6 +28,7 @@ func Main(build string) {
 	}
 	greet()
 	runtime.GOMAXPROCS(max(minProcs, runtime.NumCPU()))
+	debug.SetGCPercent(gcPercent)
 	defer powerOff() // on every path
 	defer func() {
 		if p := recover(); p != nil {
@@ -43,6 +44,11 @@ func Main(build string) {
 // (runtime/proc.go, retake).
 const minProcs = 2
 
+// gcPercent lets the heap grow to 16 MiB (4 MiB times this, by the hundred)
+// before it is first collected, so that the start of a container is not held up
+// by it, and an agent at rest has little more than that.
+const gcPercent = 400
+
 // report says on the console why the machine ends.
 func report(err error) {
 	if err != nil {
@@ -57,34 +63,32 @@ func run(born time.Time, build string) error {
 	if err := coverInitialRoot(); err != nil {
 		return err
 	}
-	a := newAgent(born)
-	a.off = powerOff
-	files, err := a.modules.readLists()
-	if err != nil {
-		return err
-	}
-	// The host's first dial succeeds as soon as the device is there if the
-	// listener was before it; so only the module of the sockets goes ahead.
-	early := files[:min(1, len(files))]
-	if err := a.modules.add(early); err != nil {
-		return err
-	}
-	l, err := listen()
-	if err != nil {
-		return err
-	}
 	if err := mountBase(); err != nil {
 		return err
 	}
 	if err := raiseFiles(); err != nil {
 		return err
 	}
-	return a.serveBoot(ctx, l, build, files[len(early):])
+	told, err := readTold("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	a := newAgent(born)
+	a.off, a.restored = powerOff, told.template
+	files, err := a.modules.readLists()
+	if err != nil {
+		return err
+	}
+	return a.serveBoot(ctx, build, files, told)
 }
 
-// serveBoot serves l while the other modules are loaded.
-func (a *agent) serveBoot(ctx context.Context, l net.Listener, build string, files []string) error {
-	ended := make(chan error, 4)
+// serveBoot loads the modules and serves, as it is told.
+func (a *agent) serveBoot(ctx context.Context, build string, files []string, told told) error {
+	listen, err := a.prepareListener(ctx, told, files)
+	if err != nil {
+		return err
+	}
+	ended := make(chan error, 8) // more than there are
 	guard := func(fn func() error) {
 		go func() {
 			defer func() {
@@ -99,16 +103,57 @@ func (a *agent) serveBoot(ctx context.Context, l net.Listener, build string, fil
 	}
 	guard(func() error { a.reaper.run(ctx); return nil })
 	guard(func() error { a.reaper.tell(ctx); return nil })
-	guard(func() error { return a.serve(ctx, l, build, fromHost) })
+	listening := make(chan struct{})
 	guard(func() error {
-		defer close(a.booted)
-		if err := a.modules.add(files); err != nil {
-			a.log.printf("%v", err) // what needs it will say so
+		l, err := listen()
+		if err != nil {
+			return err
 		}
-		if err := enableControllers(a.cgroups); err != nil {
-			a.log.printf("%v", err) // likewise
+		close(listening)
+		return a.serve(ctx, l, build, fromHost)
+	})
+	guard(func() error {
+		a.loadModules(files)
+		close(a.booted)
+		if told.template {
+			<-listening
+			guard(func() error { a.keepSpare(); return nil })
+			<-a.spare.ready
+			a.hibernate(ctx)
 		}
 		return nil
 	})
 	return <-ended
+}
+
+// prepareListener does what comes before the other modules, and answers what
+// makes the listener for the host.
+func (a *agent) prepareListener(ctx context.Context, told told, files []string) (func() (net.Listener, error), error) {
+	if told.port {
+		return func() (net.Listener, error) {
+			<-a.booted // its module needs some of those
+			if err := a.modules.need("virtio_console"); err != nil {
+				return nil, err
+			}
+			return listenPort(ctx)
+		}, nil
+	}
+	// The host's first dial succeeds as soon as the device is there if the
+	// listener was before it; so the module of the sockets is the first.
+	if err := a.modules.add(files[:min(1, len(files))]); err != nil {
+		return nil, err
+	}
+	l, err := listenSockets()
+	return func() (net.Listener, error) { return l, err }, err
+}
+
+// loadModules loads what is loaded at boot. What needs one that could not be
+// will say so.
+func (a *agent) loadModules(files []string) {
+	if err := a.modules.add(files); err != nil {
+		a.log.printf("%v", err)
+	}
+	if err := enableControllers(a.cgroups); err != nil {
+		a.log.printf("%v", err)
+	}
 }

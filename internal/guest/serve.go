@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/mux"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
 
@@ -24,9 +25,9 @@ const agentPort = 1024
 // maxConns is how many connections are served at a time.
 const maxConns = 512
 
-// listen makes the vsock listener. It works before there is a device, and stays
+// listenSockets makes the vsock listener. It works before there is a device, and stays
 // good when a device comes, goes, or changes its address.
-func listen() (net.Listener, error) {
+func listenSockets() (net.Listener, error) {
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, agentPort, nil)
 	if err != nil {
 		return nil, fmt.Errorf("listen on vsock port %d: %w", agentPort, err)
@@ -36,8 +37,13 @@ func listen() (net.Listener, error) {
 
 // fromHost says whether the host dialled c, and not a process in the machine.
 func fromHost(c net.Conn) bool {
-	addr, ok := c.RemoteAddr().(*vsock.Addr)
-	return ok && addr.ContextID == vsock.Host
+	switch addr := c.RemoteAddr().(type) {
+	case *vsock.Addr:
+		return addr.ContextID == vsock.Host
+	case mux.Addr:
+		return addr.Side == mux.Host
+	}
+	return false
 }
 
 // serve answers the connections of l that allowed admits until l is closed,

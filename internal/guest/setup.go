@@ -124,7 +124,7 @@ func (m *setup) phase(name string, fn func() error) error {
 	err := fn()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.phases = append(m.phases, agentproto.Phase{Name: name, Start: start.Sub(m.agent.born), Duration: time.Since(start)})
+	m.phases = append(m.phases, agentproto.Phase{Name: name, Start: m.agent.age(start), Duration: time.Since(start)})
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -198,11 +198,14 @@ func (m *setup) identify() error {
 			return fmt.Errorf("set the host name: %w", err)
 		}
 	}
-	if err := loopbackUp(); err != nil {
+	if err := m.agent.ahead.loopback(); err != nil {
 		return fmt.Errorf("bring lo up: %w", err)
 	}
 	return nil
 }
+
+// setupModules are what every set-up needs.
+var setupModules = []string{"virtio_blk", "ext4", "erofs", "overlay"}
 
 func (m *setup) awaitModules(ctx context.Context) error {
 	select {
@@ -210,7 +213,7 @@ func (m *setup) awaitModules(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	for _, name := range []string{"virtio_blk", "ext4", "erofs", "overlay"} {
+	for _, name := range setupModules {
 		if err := m.agent.modules.need(name); err != nil {
 			return err
 		}
@@ -226,7 +229,10 @@ func (m *setup) findDisks(ctx context.Context) error {
 	for id := range m.disks {
 		want[id] = true
 	}
-	f := finder{sys: "/sys/block", listen: listenUevents}
+	f := finder{sys: sysBlock, listen: listenUevents}
+	if m.agent.restored {
+		f.rescan = rescan
+	}
 	err := f.find(ctx, want, func(id, dev string) { m.disks[id] <- "/dev/" + dev })
 	if failed := m.agent.modules.failures(); err != nil && failed != nil {
 		err = errs.WithHint(err, "%v", failed)

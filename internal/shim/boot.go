@@ -108,7 +108,7 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 		return nil, err
 	}
 	un.Push("boot the machine", m.Stop)
-	clock.lap("machine started")
+	clock.machine(m)
 	s.send(func() { s.progress("booting kernel") })
 
 	agent, err := s.dialAgent(ctx, m)
@@ -119,11 +119,12 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	clock.lap("kernel booted, agent answers")
 	s.send(func() { s.progress("setting up") })
 
-	out, err := s.setUp(ctx, m, agent)
+	out, did, err := s.setUp(ctx, m, agent)
 	if err != nil {
 		return nil, s.autopsy(ctx, m, fmt.Errorf("set up machine: %w", err))
 	}
 	un.PushFunc("open the output", out.close)
+	clock.guest(did)
 	clock.lap("root mounted, streams open")
 	s.send(func() {
 		if s.life == lifecycle.Booting { // not where a stop came first
@@ -188,7 +189,7 @@ func (s *shim) dialAgent(ctx context.Context, m vmm.Machine) (*agentproto.Client
 
 // setUp gives the machine its identity and its root, and opens the output
 // streams meanwhile.
-func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Client) (_ *outputs, err error) {
+func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Client) (_ *outputs, did []agentproto.Phase, err error) {
 	ctx, cancel := limit(ctx, setupLimit, "set the machine up")
 	defer cancel()
 	set := agentproto.Setup{
@@ -198,14 +199,18 @@ func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 		Root:     agentproto.Root{Lower: diskRoot, Upper: diskWritable},
 	}
 	if _, err := rand.Read(set.Entropy); err != nil {
-		return nil, fmt.Errorf("draw entropy: %w", err)
+		return nil, nil, fmt.Errorf("draw entropy: %w", err)
 	}
 	for _, v := range s.inst.Volumes {
 		set.Volumes = append(set.Volumes, agentproto.Volume{ID: v.ID, ReadOnly: v.ReadOnly})
 	}
 	out := &outputs{stdoutTok: rand.Text(), stderrTok: rand.Text()}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { _, err := agent.Setup(gctx, set); return err })
+	g.Go(func() error {
+		done, err := agent.Setup(gctx, set)
+		did = done.Phases
+		return err
+	})
 	g.Go(func() error { out.stdout, err = openStream(gctx, m, out.stdoutTok); return err })
 	g.Go(func() error {
 		var err error
@@ -214,9 +219,9 @@ func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 	})
 	if err := g.Wait(); err != nil {
 		out.close()
-		return nil, err
+		return nil, nil, err
 	}
-	return out, nil
+	return out, did, nil
 }
 
 func openStream(ctx context.Context, m vmm.Machine, token string) (*wire.Stream, error) {
@@ -236,12 +241,39 @@ func limit(ctx context.Context, d time.Duration, phase string) (context.Context,
 type stopwatch struct {
 	born, last time.Time
 	phases     []store.Phase
+	origin     vmm.Origin
+	notes      []string
 }
 
 func (w *stopwatch) lap(name string) {
 	now := time.Now()
 	w.phases = append(w.phases, store.Phase{Name: name, Start: w.last.Sub(w.born), Duration: now.Sub(w.last)})
 	w.last = now
+}
+
+// machine records how m came to be, as far as its driver tells.
+func (w *stopwatch) machine(m vmm.Machine) {
+	t, ok := m.(vmm.Tracer)
+	if !ok {
+		w.lap("machine started")
+		return
+	}
+	began := w.last.Sub(w.born)
+	trace := t.Trace()
+	for _, p := range trace.Phases {
+		w.phases = append(w.phases, store.Phase{Name: p.Name, Start: began + p.Start, Duration: p.Duration})
+	}
+	w.origin, w.notes = trace.Origin, trace.Notes
+	w.last = time.Now()
+}
+
+// guest records what the agent did within the phase that ends next. Its clock is
+// not ours: the first of them is taken to begin with the phase.
+func (w *stopwatch) guest(did []agentproto.Phase) {
+	for _, p := range did {
+		w.phases = append(w.phases, store.Phase{Name: "guest: " + p.Name,
+			Start: w.last.Sub(w.born) + p.Start - did[0].Start, Duration: p.Duration})
+	}
 }
 
 // autopsy says why a machine was lost, where it was: err is but the first sign.

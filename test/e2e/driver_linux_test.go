@@ -37,17 +37,26 @@ func TestDriver(t *testing.T) {
 	if err := volume.Create(blank, 64<<20); err != nil {
 		t.Fatal(err)
 	}
-	vmmtest.Run(t, vmmtest.Harness{
-		Driver:  qemu.New(qemu.Options{Program: os.Getenv("VZCOMPOSE_QEMU")}),
-		Config:  vmm.Config{CPUs: 1, Memory: 256 << 20, Kernel: k.Image, Initramfs: initramfs},
-		Root:    root,
-		Blank:   blank,
-		Shell:   true,
-		Console: true,
-		Limit:   2 * time.Minute,
-		Leftovers: func() []string {
-			out, _ := exec.Command("pgrep", "-f", "qemu-system.*vzcompose-suite-").Output() // none is an error of pgrep's
-			return strings.Fields(string(out))
-		},
-	})
+	for _, how := range []vmm.Origin{vmm.Booted, vmm.Restored} {
+		o := qemu.Options{Program: os.Getenv("VZCOMPOSE_QEMU")}
+		if how == vmm.Restored {
+			o.Templates = home.Templates()
+		}
+		t.Run(string(how), func(t *testing.T) {
+			vmmtest.Run(t, vmmtest.Harness{
+				Driver:  qemu.New(o),
+				Origin:  how,
+				Config:  vmm.Config{CPUs: 1, Memory: 256 << 20, Kernel: k.Image, Initramfs: initramfs},
+				Root:    root,
+				Blank:   blank,
+				Shell:   true,
+				Console: true,
+				Limit:   2 * time.Minute,
+				Leftovers: func() []string {
+					out, _ := exec.Command("pgrep", "-f", "qemu-system.*vzcompose-suite-").Output() // none is an error of pgrep's
+					return strings.Fields(string(out))
+				},
+			})
+		})
+	}
 }

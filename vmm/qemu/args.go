@@ -7,17 +7,28 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vzcompose/vzcompose/internal/boot"
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
 // The file descriptors that QEMU inherits.
 const (
 	fdMonitor = 3
-	fdVsock   = 4
+	fdAgent   = 4
+	fdConsole = 5
+	fdRAM     = 6 // not of a machine that boots: its RAM is anonymous
 )
 
 // rootPorts is how many devices may be plugged into a running machine.
 const rootPorts = 4
+
+// What of the bus is where. A template's devices must be in the same places in
+// those restored from it.
+const (
+	slotSerial = 0x2
+	slotDisks  = 0x3 // and those after it
+	slotPorts  = 0x10
+)
 
 // host is what the command line depends on besides the Config.
 type host struct {
@@ -25,9 +36,21 @@ type host struct {
 	arch  string // GOARCH
 }
 
+// birth is how a machine comes to be.
+type birth int
+
+const (
+	asBooted   birth = iota // by its kernel
+	asTemplate              // by its kernel, to be saved: without what is an instance's
+	asRestored              // from a template
+)
+
 // arguments is the command line for cfg, without the program. It is a pure
-// function: the same inputs, the same words.
-func arguments(cfg *vmm.Config, h host) ([]string, error) {
+// function: the same inputs, the same words. A template and those restored from
+// it have the same devices: where the template has bays for disks, they have
+// disks. What is found nowhere but in an instance comes after those, and the
+// guest has to look for it.
+func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 	a := &argv{}
 	a.add("-name", "vzcompose-"+escape(cfg.Name))
 	a.add("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none")
@@ -37,26 +60,52 @@ func arguments(cfg *vmm.Config, h host) ([]string, error) {
 	a.add("-cpu", processor(h))
 	a.add("-smp", fmt.Sprint(cfg.CPUs))
 	a.add("-m", fmt.Sprintf("%dM", cfg.Memory>>20))
-	// Shared and sealed, so that the vhost-user device may map it.
-	a.object(map[string]any{"qom-type": "memory-backend-memfd", "id": "ram", "size": cfg.Memory, "share": true})
-	a.add("-kernel", cfg.Kernel, "-initrd", cfg.Initramfs, "-append", strings.Join(kernelArgs(cfg, h), " "))
-	a.console(cfg.Console)
+	a.object(memory(cfg, b))
+	a.add("-chardev", fmt.Sprintf("socket,id=console,fd=%d", fdConsole), "-serial", "chardev:console")
 	a.add("-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fdMonitor), "-mon", "chardev=monitor,mode=control")
-	a.add("-chardev", fmt.Sprintf("socket,id=vsock,fd=%d", fdVsock))
+	a.add("-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent))
+	a.device(map[string]any{"driver": "virtio-serial-pci", "id": "serial", "bus": "pcie.0", "addr": slot(slotSerial), "max_ports": 2})
+	a.device(map[string]any{"driver": "virtserialport", "bus": "serial.0", "chardev": "agent", "name": boot.Port})
 	for i := range rootPorts {
 		a.device(map[string]any{"driver": "pcie-root-port", "id": portName(i), "bus": "pcie.0", "chassis": i + 1,
-			"addr": fmt.Sprintf("%#x.%d", portSlot, i), "multifunction": i == 0})
+			"addr": fmt.Sprintf("%s.%d", slot(slotPorts), i), "multifunction": i == 0})
 	}
-	a.device(map[string]any{"driver": "vhost-user-vsock-pci", "id": "vsock", "chardev": "vsock"})
-	for _, d := range cfg.Disks {
+	disks := cfg.Disks
+	if b != asBooted {
+		var in [len(bays)]*vmm.Disk
+		in, disks = fillBays(disks)
+		for i, d := range in {
+			a.blockdev(bayDisk(i, d))
+			a.device(bayDevice(i, d))
+		}
+	}
+	for _, d := range disks {
 		a.blockdev(blockdev(d))
 		a.device(blockDevice(d, "pcie.0"))
+	}
+	if b == asRestored {
+		a.add("-incoming", "defer", "-S")
+	} else {
+		a.add("-kernel", cfg.Kernel, "-initrd", cfg.Initramfs, "-append", strings.Join(kernelArgs(cfg, h, b), " "))
 	}
 	return a.words, a.err
 }
 
-// portSlot is the PCI slot whose functions are the root ports.
-const portSlot = 0x10
+// memory is the object for the machine's RAM: a memory file that can be saved,
+// or the template's, privately, so that what a machine does not write is shared
+// with all the others.
+func memory(cfg *vmm.Config, b birth) map[string]any {
+	m := map[string]any{"qom-type": "memory-backend-ram", "id": "ram", "size": cfg.Memory}
+	if b != asBooted {
+		m["qom-type"] = "memory-backend-file"
+		m["mem-path"] = fmt.Sprintf("/proc/self/fd/%d", fdRAM)
+		m["share"] = b == asTemplate
+	}
+	return m
+}
+
+// slot is a place on the bus.
+func slot(n int) string { return fmt.Sprintf("%#x", n) }
 
 func portName(i int) string { return fmt.Sprintf("port%d", i) }
 
@@ -90,25 +139,33 @@ func processor(h host) string {
 // kernelArgs is the kernel's command line: quiet, and without what costs a
 // short boot time and gives a machine of one process nothing
 // (Documentation/admin-guide/kernel-parameters.txt).
-func kernelArgs(cfg *vmm.Config, h host) []string {
+func kernelArgs(cfg *vmm.Config, h host, b birth) []string {
 	args := []string{"quiet", "panic=-1", "audit=0", "lsm=", "cryptomgr.notests", "rcupdate.rcu_expedited=1", "random.trust_cpu=on"}
 	if h.arch == "amd64" {
 		args = append(args, "console=ttyS0", "reboot=t", "noreplace-smp", "8250.nr_uarts=1", "tsc=reliable", "no_timer_check")
 	} else {
 		args = append(args, "console=ttyAMA0")
 	}
+	args = append(args, boot.PortParam)
+	if b == asTemplate {
+		args = append(args, boot.TemplateParam)
+	}
 	return append(args, cfg.KernelArgs...)
 }
 
+// A disk's names in QEMU.
+func nodeName(id string) string   { return "disk-" + id }
+func deviceName(id string) string { return "dev-" + id }
+
 func blockdev(d vmm.Disk) map[string]any {
 	return map[string]any{
-		"driver": "raw", "node-name": "disk-" + d.ID, "read-only": d.ReadOnly, "discard": "unmap", "detect-zeroes": "unmap",
+		"driver": "raw", "node-name": nodeName(d.ID), "read-only": d.ReadOnly, "discard": "unmap", "detect-zeroes": "unmap",
 		"file": map[string]any{"driver": "file", "filename": d.Path, "read-only": d.ReadOnly, "discard": "unmap"},
 	}
 }
 
 func blockDevice(d vmm.Disk, bus string) map[string]any {
-	return map[string]any{"driver": "virtio-blk-pci", "id": "dev-" + d.ID, "drive": "disk-" + d.ID, "serial": d.ID, "bus": bus,
+	return map[string]any{"driver": "virtio-blk-pci", "id": deviceName(d.ID), "drive": nodeName(d.ID), "serial": d.ID, "bus": bus,
 		"num-queues": 1}
 }
 
@@ -131,14 +188,6 @@ func (a *argv) json(flag string, v map[string]any) {
 func (a *argv) object(v map[string]any)   { a.json("-object", v) }
 func (a *argv) device(v map[string]any)   { a.json("-device", v) }
 func (a *argv) blockdev(v map[string]any) { a.json("-blockdev", v) }
-
-func (a *argv) console(path string) {
-	if path == "" {
-		a.add("-serial", "null")
-		return
-	}
-	a.add("-chardev", "file,id=console,append=on,path="+escape(path), "-serial", "chardev:console")
-}
 
 // escape doubles the commas of a value in QEMU's own syntax.
 func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }

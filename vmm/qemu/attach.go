@@ -43,7 +43,7 @@ func (m *machine) AttachDisk(ctx context.Context, d vmm.Disk) (err error) {
 // DetachDisk asks the guest to let go of a disk that AttachDisk plugged in, and
 // waits until it has, which takes seconds.
 func (m *machine) DetachDisk(ctx context.Context, id string) error {
-	dev := "dev-" + id
+	dev := deviceName(id)
 	gone := make(chan struct{})
 	m.mu.Lock()
 	m.waiting[dev] = gone
@@ -68,7 +68,7 @@ func (m *machine) DetachDisk(ctx context.Context, id string) error {
 }
 
 func (m *machine) dropBlockdev(ctx context.Context, id string) error {
-	return m.qmp.call(ctx, "blockdev-del", map[string]any{"node-name": "disk-" + id}, nil)
+	return m.qmp.call(ctx, "blockdev-del", map[string]any{"node-name": nodeName(id)}, nil)
 }
 
 // takePort gives a disk a root port of its own.

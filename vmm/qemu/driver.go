@@ -15,10 +15,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vzcompose/vzcompose/internal/boot"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/undo"
 	"github.com/vzcompose/vzcompose/vmm"
-	"github.com/vzcompose/vzcompose/vmm/qemu/vsock"
 )
 
 // Limits of phases of Boot.
@@ -33,21 +33,24 @@ type Options struct {
 	Program string
 	// Acceleration, Auto by default.
 	Acceleration Acceleration
+	// Templates is the folder in which templates are kept; "" keeps none, and
+	// boots every machine.
+	Templates string
+	// TemplatesLimit bounds the folder, in bytes; 0 is DefaultTemplatesLimit.
+	TemplatesLimit int64
 }
 
-// Driver boots machines with QEMU. It keeps no state.
+// Driver boots machines with QEMU. It keeps no state but on disk.
 type Driver struct{ o Options }
 
 var (
 	_ vmm.Driver    = (*Driver)(nil)
 	_ vmm.Describer = (*Driver)(nil)
+	_ vmm.Templater = (*Driver)(nil)
 )
 
 // New allocates a driver.
 func New(o Options) *Driver { return &Driver{o: o} }
-
-// guestCID is the same in every machine: each has its own device.
-const guestCID = 3
 
 func program(arch string) (name, pkg string, err error) {
 	switch arch {
@@ -88,20 +91,65 @@ func (d *Driver) Check(cfg *vmm.Config) error {
 	return err
 }
 
-// Boot starts QEMU and returns once its monitor answers.
-func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err error) {
+// Boot makes a machine: from its template, which is made if it is missing, or by
+// booting its kernel where there is to be none. The booted one is there once
+// QEMU's monitor answers, the restored one once its agent does.
+func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
+	p, err := d.plant()
+	if err != nil {
+		return nil, err
+	}
+	t := newTracer()
+	var m *machine
+	if d.o.Templates == "" || cfg.Cold {
+		m, err = p.boot(ctx, cfg, t)
+	} else {
+		m, err = p.bootWarm(ctx, cfg, t)
+	}
+	if err != nil { // not m: an interface with a nil machine in it is not nil
+		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
+	}
+	m.trace = t.trace
+	return m, nil
+}
+
+// plant is what machines are made with on this host.
+type plant struct {
+	qemu      string // path
+	host      host
+	templates templates
+}
+
+func (d *Driver) plant() (*plant, error) {
 	path, err := d.find()
 	if err != nil {
 		return nil, err
 	}
-	accel, err := chooseAcceleration(d.o.Acceleration, probeKVM)
+	c, err := chooseAcceleration(d.o.Acceleration, probeKVM)
 	if err != nil {
 		return nil, err
 	}
-	args, err := arguments(cfg, host{accel: accel.accel, arch: runtime.GOARCH})
+	return &plant{path, host{accel: c.accel, arch: runtime.GOARCH}, templates{d.o.Templates, d.o.TemplatesLimit}}, nil
+}
+
+// boot makes a machine that boots its kernel.
+func (p *plant) boot(ctx context.Context, cfg *vmm.Config, t *tracer) (*machine, error) {
+	m, err := p.launch(ctx, cfg, asBooted, nil)
+	if err != nil {
+		return nil, err
+	}
+	t.trace.Origin = vmm.Booted
+	t.lap("qemu started")
+	return m, nil
+}
+
+// launch starts QEMU and returns once its monitor answers. ram, where the
+// machine has RAM in a file, stays the caller's.
+func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.File) (_ *machine, err error) {
+	args, err := arguments(cfg, p.host, b)
 	if err != nil {
 		return nil, err
 	}
@@ -111,27 +159,35 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err 
 			err = errors.Join(err, un.Run(ctx, undoLimit))
 		}
 	}()
-	monitor, monitorEnd, err := socketPair("monitor")
+	var ends []*os.File // QEMU's
+	un.PushFunc("make socket pairs", func() {
+		for _, f := range ends {
+			_ = f.Close()
+		}
+	})
+	var ours [3]*net.UnixConn
+	for i, name := range []string{"monitor", "agent's port", "console"} { // in the order of fdMonitor...
+		c, end, err := socketPair(name)
+		if err != nil {
+			return nil, err
+		}
+		un.PushFunc("open the "+name, func() { _ = c.Close() })
+		ours[i], ends = c, append(ends, end)
+	}
+	con, err := newConsole(ours[2], cfg.Console, boot.Ready)
 	if err != nil {
 		return nil, err
 	}
-	un.PushFunc("open the monitor", func() { _ = monitor.Close() })
-	vs, vsEnd, err := socketPair("vsock")
-	if err != nil {
-		_ = monitorEnd.Close()
-		return nil, err
-	}
-	un.PushFunc("open the virtual socket device", func() { _ = vs.Close() })
-
-	m := newMachine(cfg.Name, vsock.New(guestCID))
-	m.start(path, args, []*os.File{monitorEnd, vsEnd}, vs)
+	m := newMachine(cfg.Name, ours[1], con)
+	m.start(p.qemu, args, ends, ram)
+	ends = nil // m has them
 	un.Push("start qemu", func(ctx context.Context) error { return m.Stop(ctx) })
 
 	qctx, cancel := context.WithTimeoutCause(ctx, monitorLimit,
 		errs.New(errs.DeadlineExceeded, "qemu did not open its monitor within %s", monitorLimit))
 	defer cancel()
-	if m.qmp, err = dialQMP(qctx, monitor, m.takeEvent); err != nil {
-		return nil, m.explain(fmt.Errorf("boot machine %s: %w", cfg.Name, err))
+	if m.qmp, err = dialQMP(qctx, ours[0], m.takeEvent); err != nil {
+		return nil, m.explain(err)
 	}
 	close(m.monitored)
 	un.Release()

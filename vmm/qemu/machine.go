@@ -12,22 +12,25 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/mux"
 	"github.com/vzcompose/vzcompose/vmm"
-	"github.com/vzcompose/vzcompose/vmm/qemu/vsock"
 )
 
 // machine is one QEMU and the devices that this process serves to it.
 type machine struct {
 	name   string
-	vsock  *vsock.Device
+	port   *mux.Session // to the agent
+	con    *console
 	qmp    *qmp
 	stderr tail
+	trace  vmm.Trace // not changed any more once Boot has returned
 
 	monitored chan struct{} // closed once qmp is set
 	gone      chan struct{} // closed once err is set and everything is released
@@ -39,29 +42,31 @@ type machine struct {
 	proc     *os.Process
 	ports    [rootPorts]string        // the disk in each
 	waiting  map[string]chan struct{} // for the guest to let go of a device
+
+	migrated chan string // gets the last status of a migration
 }
 
 var (
 	_ vmm.Machine  = (*machine)(nil)
 	_ vmm.Attacher = (*machine)(nil)
+	_ vmm.Tracer   = (*machine)(nil)
 )
 
-func newMachine(name string, dev *vsock.Device) *machine {
-	return &machine{name: name, vsock: dev, monitored: make(chan struct{}),
-		gone: make(chan struct{}), waiting: map[string]chan struct{}{}}
+func newMachine(name string, port net.Conn, con *console) *machine {
+	return &machine{name: name, port: mux.New(port, mux.Host, mux.Options{}), con: con, monitored: make(chan struct{}),
+		gone: make(chan struct{}), waiting: map[string]chan struct{}{}, migrated: make(chan string, 1)}
 }
 
-// start runs QEMU and its keepers. It owns files and vs. A failure to start is
-// an early end: Wait tells it.
-func (m *machine) start(path string, args []string, files []*os.File, vs *net.UnixConn) {
-	served := make(chan error, 1)
-	go func() { served <- m.vsock.Serve(vs) }()
+// start runs QEMU and its keepers. It owns ends; ram, which QEMU inherits after
+// them and may be nil, stays the caller's until the monitor has answered or the
+// machine is gone. A failure to start is an early end: Wait tells it.
+func (m *machine) start(path string, args []string, ends []*os.File, ram *os.File) {
+	go m.con.run()
 	go func() {
-		err := m.run(path, args, files)
-		_ = m.vsock.Close() // ends Serve
-		if serr := <-served; err != nil && serr != nil {
-			err = fmt.Errorf("%w (virtual socket device: %w)", err, serr)
-		}
+		err := m.run(path, args, ends, ram)
+		_ = m.port.Close() // it has lost its peer, and so has the console
+		<-m.con.done
+		m.con.close()
 		m.err = err
 		select { // the monitor, if there ever was one, has lost its peer
 		case <-m.monitored:
@@ -74,15 +79,18 @@ func (m *machine) start(path string, args []string, files []*os.File, vs *net.Un
 
 // run is QEMU's life. It keeps its thread: the kernel sends the parent-death
 // signal when the thread that forked ends, not the process.
-func (m *machine) run(path string, args []string, files []*os.File) error {
+func (m *machine) run(path string, args []string, ends []*os.File, ram *os.File) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(path, args...)
-	cmd.ExtraFiles = files
+	cmd.ExtraFiles = slices.Clone(ends)
+	if ram != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, ram)
+	}
 	cmd.Stdout, cmd.Stderr = &m.stderr, &m.stderr
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
 	err := cmd.Start()
-	for _, f := range files {
+	for _, f := range ends {
 		_ = f.Close() // QEMU has its own
 	}
 	if err != nil {
@@ -133,6 +141,16 @@ func (m *machine) explain(err error) error {
 
 func (m *machine) takeEvent(e qmpEvent) {
 	switch e.Name {
+	case "MIGRATION":
+		var d struct {
+			Status string `json:"status"`
+		}
+		if json.Unmarshal(e.Data, &d) == nil && (d.Status == "completed" || d.Status == "failed") {
+			select {
+			case m.migrated <- d.Status:
+			default: // there is one, and it is told once
+			}
+		}
 	case "SHUTDOWN":
 		var d struct {
 			Reason string `json:"reason"`
@@ -157,17 +175,27 @@ func (m *machine) takeEvent(e qmpEvent) {
 	}
 }
 
+// Trace says how the machine came to be, and what has gone wrong with it since
+// that does not end it.
+func (m *machine) Trace() vmm.Trace {
+	t := m.trace
+	if err := m.con.error(); err != nil {
+		t.Notes = append(slices.Clone(t.Notes), fmt.Sprintf("the console is lost from here on: %v", err))
+	}
+	return t
+}
+
 // Dial connects to a guest port.
 func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
-	c, err := m.vsock.Dial(ctx, port)
+	c, err := m.port.Dial(ctx, port)
 	if err != nil {
-		return nil, fmt.Errorf("dial port %d of machine %s: %w", port, m.name, err)
+		return nil, fmt.Errorf("machine %s: %w", m.name, err)
 	}
 	return c, nil
 }
 
 // Listen takes the guest's connections to a host port.
-func (m *machine) Listen(port uint32) (net.Listener, error) { return m.vsock.Listen(port) }
+func (m *machine) Listen(port uint32) (net.Listener, error) { return m.port.Listen(port) }
 
 // Stop ends QEMU and waits.
 func (m *machine) Stop(ctx context.Context) error {

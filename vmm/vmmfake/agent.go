@@ -320,6 +320,7 @@ func (a *agent) Release(_ context.Context, r agentproto.Release) (e agentproto.E
 // PowerOff ends the machine. Its answer may be lost to that, as it may be in
 // a real one.
 func (a *agent) PowerOff(context.Context, agentproto.PowerOff) (e agentproto.Empty, err error) {
+	a.m.Print("reboot: Power down\n")
 	a.m.end(nil)
 	return e, nil
 }

@@ -65,6 +65,11 @@ func (b *box) boot(t *testing.T, cfg *vmm.Config) {
 		t.Fatal(err)
 	}
 	b.m = m
+	if want := b.s.Origin; want != "" {
+		if tr := m.(vmm.Tracer).Trace(); tr.Origin != want || len(tr.Notes) > 0 {
+			t.Errorf("the machine was %s, want %s; notes: %q", tr.Origin, want, tr.Notes)
+		}
+	}
 }
 
 func (b *box) greet(t *testing.T) {
