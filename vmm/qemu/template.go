@@ -247,7 +247,8 @@ func (t *template) openState() (_ *os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.Write(b); err == nil {
+	_, err = f.Write(b)
+	if err == nil {
 		_, err = f.Seek(0, io.SeekStart)
 	}
 	if err != nil {
