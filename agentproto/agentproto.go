@@ -29,6 +29,7 @@ const (
 	MethodSignal   = "signal"   // Signal → Empty
 	MethodWait     = "wait"     // Wait → Exit; answers when the process has ended
 	MethodRelease  = "release"  // Release → Empty; forgets an ended process
+	MethodReset    = "reset"    // Reset → Empty: the machine may be set up anew
 	MethodPowerOff = "poweroff" // PowerOff → Empty, then the machine ends
 	MethodLog      = "log"      // Empty → Log; the kernel's ring and the agent's own
 )
@@ -152,6 +153,12 @@ type Exit struct {
 	OOM    bool      `json:"oom,omitempty"`    // the memory limit of its cgroup was hit
 	At     time.Time `json:"at"`
 }
+
+// Reset undoes Setup: what it mounted is unmounted. Every process has ended and
+// been released, or it is errs.FailedPrecondition. A machine that waits for an
+// instance has been through a container's life once, so that all it needs for
+// that is at hand.
+type Reset struct{}
 
 // PowerOff ends the machine in order: processes get SIGKILL, filesystems are
 // synced and unmounted, the power goes off.

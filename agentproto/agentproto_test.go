@@ -52,6 +52,7 @@ func messages() []any {
 		&Wait{ID: "i"},
 		&Release{ID: "i"},
 		&Exit{ID: "i", Code: 137, Signal: 9, OOM: true, At: at},
+		&Reset{},
 		&PowerOff{},
 		&Log{Kernel: []byte("k"), Agent: []byte("a")},
 	}

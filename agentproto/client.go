@@ -79,6 +79,11 @@ func (c *Client) Release(ctx context.Context, id string) error {
 	return c.c.Call(ctx, MethodRelease, Release{ID: id}, nil)
 }
 
+// Reset undoes Setup.
+func (c *Client) Reset(ctx context.Context) error {
+	return c.c.Call(ctx, MethodReset, Reset{}, nil)
+}
+
 // PowerOff asks for an orderly end. The answer may be lost to it: an error of
 // class errs.Unavailable means the machine is on its way.
 func (c *Client) PowerOff(ctx context.Context) error {

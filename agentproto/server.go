@@ -13,6 +13,7 @@ type Agent interface {
 	Signal(context.Context, Signal) (Empty, error)
 	Wait(context.Context, Wait) (Exit, error)
 	Release(context.Context, Release) (Empty, error)
+	Reset(context.Context, Reset) (Empty, error)
 	PowerOff(context.Context, PowerOff) (Empty, error)
 	Log(context.Context, Empty) (Log, error)
 }
@@ -34,6 +35,7 @@ func NewServer(a Agent, build string, open func(token string, s *wire.Stream) er
 			MethodSignal:   wire.Handle(a.Signal),
 			MethodWait:     wire.Handle(a.Wait),
 			MethodRelease:  wire.Handle(a.Release),
+			MethodReset:    wire.Handle(a.Reset),
 			MethodPowerOff: wire.Handle(a.PowerOff),
 			MethodLog:      wire.Handle(a.Log),
 		},

@@ -104,6 +104,16 @@ type Attacher interface {
 	DetachDisk(ctx context.Context, id string) error
 }
 
+// Adopter is the optional ability of a machine that was booted ahead of need to
+// become the one of a Config.
+type Adopter interface {
+	// Adopt gives the machine the Console and the Disks of cfg: those with an ID
+	// that it has already take the place of what it had under it, which the guest
+	// must not be using; the others are attached. All else of cfg must be as at
+	// Boot, and Name does not matter. After an error the machine is of no use.
+	Adopt(ctx context.Context, cfg *Config) error
+}
+
 // Tracer is the optional ability of a machine to say how it came to be.
 type Tracer interface {
 	Trace() Trace
@@ -126,6 +136,7 @@ type Origin string
 const (
 	Booted   Origin = "booted"   // by its kernel
 	Restored Origin = "restored" // from a template
+	Pooled   Origin = "pooled"   // restored ahead of need
 )
 
 // Phase is a span of the work of Boot. Start counts from its call.

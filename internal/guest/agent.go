@@ -29,7 +29,6 @@ type agent struct {
 	log      *ring
 
 	reaper  *reaper
-	spare   *spare
 	ahead   ahead
 	procs   *processes
 	streams *streams
@@ -37,6 +36,7 @@ type agent struct {
 
 	mu        sync.Mutex // guards the following
 	born      time.Time  // when the machine began to be this one
+	spare     *spare
 	setup     setupState
 	volumes   map[string]string // by ID: the directory to bind
 	container *container        // nil before the first start
@@ -156,6 +156,13 @@ func (a *agent) volume(id string) (string, error) {
 	return dir, nil
 }
 
+// spareStage is that of the container to come.
+func (a *agent) spareStage() *spare {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.spare
+}
+
 func (a *agent) running() (*container, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -227,7 +234,7 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 		return fmt.Errorf("open cgroup: %w", err)
 	}
 	defer func() { _ = enter.Close() }()
-	l := launch{exe: a.exe, orders: o, stdio: p.stdio.child, cgroup: enter, spare: a.spare}
+	l := launch{exe: a.exe, orders: o, stdio: p.stdio.child, cgroup: enter, spare: a.spareStage()}
 	if pids != "" {
 		if l.late, err = os.OpenFile(g.dir+"/pids.max", os.O_WRONLY, 0); err != nil {
 			return errs.New(errs.Unsupported, "limit the number of processes: %w", err)

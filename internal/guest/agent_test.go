@@ -74,7 +74,7 @@ func newBench(t *testing.T) *bench {
 		}
 	}()
 	kept := make(chan struct{})
-	go func() { defer close(kept); a.keepSpare() }()
+	go func() { defer close(kept); a.keepSpare(a.spare) }()
 	t.Cleanup(func() { b.tearDown(); <-kept; _ = l.Close(); <-served; cancel() })
 	<-a.spare.ready
 	b.host = b.connect(func(e agentproto.Exit) { b.exits <- e })

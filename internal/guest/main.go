@@ -117,8 +117,9 @@ func (a *agent) serveBoot(ctx context.Context, build string, files []string, tol
 		close(a.booted)
 		if told.template {
 			<-listening
-			guard(func() error { a.keepSpare(); return nil })
-			<-a.spare.ready
+			s := a.spareStage()
+			guard(func() error { a.keepSpare(s); return nil })
+			<-s.ready
 			a.hibernate(ctx)
 		}
 		return nil

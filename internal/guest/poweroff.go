@@ -24,7 +24,7 @@ func (a *agent) PowerOff(ctx context.Context, _ agentproto.PowerOff) (agentproto
 	a.mu.Lock()
 	c, volumes := a.container, a.volumes
 	a.mu.Unlock()
-	if s := a.spare.take(); s != nil {
+	if s := a.spareStage().take(); s != nil {
 		s.drop()
 	}
 	if c != nil {

@@ -87,6 +87,12 @@ func (t *processes) release(id string) error {
 	return nil
 }
 
+func (t *processes) count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.byID)
+}
+
 func (t *processes) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -12,8 +12,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
-// spare is the stage that is started ahead of the container's start, once in
-// the life of a machine: to start the agent's binary anew is most of what the
+// spare is the stage that is started ahead of the container's start: to start the agent's binary anew is most of what the
 // start of a process costs.
 type spare struct {
 	// ready is closed once the stage waits for orders, or none will.
@@ -58,35 +57,35 @@ func (s *spare) spawn(r *reaper, exe string) (*stageProcess, error) {
 	return s.stage, err
 }
 
-// keepSpare starts the spare stage and keeps it until it is taken. It is called
-// once. Without a spare stage the start of the container makes one.
-func (a *agent) keepSpare() {
-	st, err := a.spare.spawn(a.reaper, a.exe)
+// keepSpare starts the stage of s and keeps it until it is taken. It is called
+// once for each. Without a spare stage the start of the container makes one.
+func (a *agent) keepSpare(s *spare) {
+	st, err := s.spawn(a.reaper, a.exe)
 	if err == nil && st != nil {
 		err = a.drill(st)
 	}
-	close(a.spare.ready)
+	close(s.ready)
 	if err == nil && st != nil {
 		select {
-		case <-a.spare.taken:
+		case <-s.taken:
 		case <-st.child.reaped:
 			err = errs.New(errs.Internal, "it has ended (%s)", describe(st.child.status))
 		}
 	}
 	if err != nil {
-		a.spareFailed(err)
+		a.spareFailed(s, err)
 	}
 }
 
 // spareFailed drops the stage, unless it is another's business by now.
-func (a *agent) spareFailed(err error) {
+func (a *agent) spareFailed(s *spare, err error) {
 	select {
-	case <-a.spare.taken:
+	case <-s.taken:
 		return
 	default:
 	}
 	a.log.printf("the spare stage: %v", err)
-	if st := a.spare.take(); st != nil {
+	if st := s.take(); st != nil {
 		st.drop()
 	}
 }

@@ -117,7 +117,7 @@ func TestSpareThatCannotBe(t *testing.T) {
 	b := newBench(t)
 	a := newAgent(b.agent.log.born)
 	a.reaper, a.exe = b.agent.reaper, "/nowhere"
-	a.keepSpare()
+	a.keepSpare(a.spare)
 	<-a.spare.ready
 	if !strings.Contains(string(a.log.bytes()), "spare stage: fork") || a.spare.take() != nil {
 		t.Errorf("%s", a.log.bytes())
@@ -125,7 +125,7 @@ func TestSpareThatCannotBe(t *testing.T) {
 	late := newAgent(b.agent.log.born)
 	late.reaper = b.agent.reaper
 	late.spare.take()
-	late.keepSpare() // nobody wants it
+	late.keepSpare(late.spare) // nobody wants it
 	<-late.spare.ready
 	if late.spare.take() != nil || len(late.log.bytes()) != 0 {
 		t.Errorf("%s", late.log.bytes())

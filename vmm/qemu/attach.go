@@ -32,11 +32,14 @@ func (m *machine) AttachDisk(ctx context.Context, d vmm.Disk) (err error) {
 	if err := m.qmp.call(ctx, "blockdev-add", blockdev(d), nil); err != nil {
 		return err
 	}
-	un.Push("add the block device", func(ctx context.Context) error { return m.dropBlockdev(ctx, d.ID) })
+	un.Push("add the block device", func(ctx context.Context) error { return m.dropBlockdev(ctx, nodeName(d.ID)) })
 	if err := m.qmp.call(ctx, "device_add", blockDevice(d, port), nil); err != nil {
 		return err
 	}
 	un.Release()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.disks[d.ID] = drive{readOnly: d.ReadOnly}
 	return nil
 }
 
@@ -64,11 +67,15 @@ func (m *machine) DetachDisk(ctx context.Context, id string) error {
 		return fmt.Errorf("detach disk %s: await the guest: %w", id, context.Cause(ctx))
 	}
 	m.freePort(id)
-	return m.dropBlockdev(ctx, id)
+	m.mu.Lock()
+	old := m.disks[id]
+	delete(m.disks, id)
+	m.mu.Unlock()
+	return m.dropBlockdev(ctx, old.node(id))
 }
 
-func (m *machine) dropBlockdev(ctx context.Context, id string) error {
-	return m.qmp.call(ctx, "blockdev-del", map[string]any{"node-name": nodeName(id)}, nil)
+func (m *machine) dropBlockdev(ctx context.Context, node string) error {
+	return m.qmp.call(ctx, "blockdev-del", map[string]any{"node-name": node}, nil)
 }
 
 // takePort gives a disk a root port of its own.

@@ -26,10 +26,10 @@ const (
 // to a file, and its lines to who waits for one.
 type console struct {
 	c    net.Conn
-	out  *rotating
 	done chan struct{} // closed when all that was written has been taken
 
 	mu     sync.Mutex // guards the following
+	out    *rotating
 	line   []byte
 	said   map[string]chan struct{} // the lines that somebody waits for; closed when they came
 	failed error                    // why what was written is not in the file, or not all of it
@@ -50,13 +50,12 @@ func newConsole(c net.Conn, path string, words ...string) (*console, error) {
 // run takes what the machine writes until it is gone.
 func (k *console) run() {
 	defer close(k.done)
-	defer func() { k.fail(k.out.close()) }()
+	defer func() { k.mu.Lock(); defer k.mu.Unlock(); k.fail(k.out.close()) }()
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := k.c.Read(buf)
 		if n > 0 {
-			k.fail(k.out.write(buf[:n]))
-			k.look(buf[:n])
+			k.take(buf[:n])
 		}
 		if err != nil {
 			return // the machine has closed its end; there is no other reason
@@ -64,13 +63,28 @@ func (k *console) run() {
 	}
 }
 
-// fail keeps the first error.
-func (k *console) fail(err error) {
-	if err == nil {
-		return
+func (k *console) take(b []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.fail(k.out.write(b))
+	k.look(b)
+}
+
+// redirect appends what comes from now on to the file at path.
+func (k *console) redirect(path string) error {
+	out := &rotating{path: path, max: maxConsole}
+	if err := out.open(); err != nil {
+		return errs.As(errs.FailedPrecondition, fmt.Errorf("console: %w", err))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.fail(k.out.close())
+	k.out = out
+	return nil
+}
+
+// fail keeps the first error. The lock is held.
+func (k *console) fail(err error) {
 	if k.failed == nil {
 		k.failed = err
 	}
@@ -83,10 +97,8 @@ func (k *console) error() error {
 	return k.failed
 }
 
-// look finds the lines in b.
+// look finds the lines in b. The lock is held.
 func (k *console) look(b []byte) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	for _, c := range b {
 		if c != '\n' {
 			if len(k.line) < maxConsoleLine {

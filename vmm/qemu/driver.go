@@ -178,7 +178,7 @@ func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.Fi
 	if err != nil {
 		return nil, err
 	}
-	m := newMachine(cfg.Name, ours[1], con)
+	m := newMachine(cfg, ours[1], con)
 	m.start(p.qemu, args, ends, ram)
 	ends = nil // m has them
 	un.Push("start qemu", func(ctx context.Context) error { return m.Stop(ctx) })

@@ -26,6 +26,7 @@ import (
 // machine is one QEMU and the devices that this process serves to it.
 type machine struct {
 	name   string
+	cfg    vmm.Config   // as it was made
 	port   *mux.Session // to the agent
 	con    *console
 	qmp    *qmp
@@ -36,9 +37,10 @@ type machine struct {
 	gone      chan struct{} // closed once err is set and everything is released
 	err       error         // why it is gone; nil: it was to be
 
-	mu       sync.Mutex // guards the following
-	killed   bool       // we ended it
-	shutdown string     // QMP's reason for the end: "guest-shutdown", "guest-reset", ...
+	mu       sync.Mutex       // guards the following
+	disks    map[string]drive // by ID
+	killed   bool             // we ended it
+	shutdown string           // QMP's reason for the end: "guest-shutdown", "guest-reset", ...
 	proc     *os.Process
 	ports    [rootPorts]string        // the disk in each
 	waiting  map[string]chan struct{} // for the guest to let go of a device
@@ -50,10 +52,15 @@ var (
 	_ vmm.Machine  = (*machine)(nil)
 	_ vmm.Attacher = (*machine)(nil)
 	_ vmm.Tracer   = (*machine)(nil)
+	_ vmm.Adopter  = (*machine)(nil)
 )
 
-func newMachine(name string, port net.Conn, con *console) *machine {
-	return &machine{name: name, port: mux.New(port, mux.Host, mux.Options{}), con: con, monitored: make(chan struct{}),
+func newMachine(cfg *vmm.Config, port net.Conn, con *console) *machine {
+	disks := map[string]drive{}
+	for _, d := range cfg.Disks {
+		disks[d.ID] = drive{readOnly: d.ReadOnly}
+	}
+	return &machine{name: cfg.Name, cfg: *cfg, disks: disks, port: mux.New(port, mux.Host, mux.Options{}), con: con, monitored: make(chan struct{}),
 		gone: make(chan struct{}), waiting: map[string]chan struct{}{}, migrated: make(chan string, 1)}
 }
 

@@ -27,8 +27,9 @@ type agent struct {
 	born    time.Time
 	streams *streams
 
-	mu      sync.Mutex // guards the following
-	setups  []agentproto.Setup
+	mu      sync.Mutex         // guards the following
+	setups  []agentproto.Setup // all of them
+	isSetUp bool               // and not reset since
 	starts  []agentproto.Start
 	procs   map[string]*Process
 	lastPID int
@@ -107,8 +108,8 @@ func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (r agentproto.Set
 		return r, errs.New(errs.InvalidArgument, "%d bytes of entropy", len(s.Entropy))
 	}
 	a.mu.Lock()
-	again := len(a.setups) > 0
-	a.setups = append(a.setups, s)
+	again := a.isSetUp
+	a.isSetUp, a.setups = true, append(a.setups, s)
 	a.mu.Unlock()
 	if again {
 		return r, errs.New(errs.FailedPrecondition, "the machine is set up already")
@@ -203,7 +204,7 @@ func (a *agent) admitLocked(s agentproto.Start) error {
 	switch {
 	case a.m.ctx.Err() != nil: // kill may have passed
 		return errs.New(errs.Unavailable, "the machine is ending")
-	case len(a.setups) == 0:
+	case !a.isSetUp:
 		return errs.New(errs.FailedPrecondition, "the machine is not set up")
 	case a.procs[s.ID] != nil:
 		return errs.New(errs.AlreadyExists, "process %s", s.ID)
@@ -314,6 +315,16 @@ func (a *agent) Release(_ context.Context, r agentproto.Release) (e agentproto.E
 	}
 	delete(a.procs, r.ID)
 	a.streams.unbind(p.tokens)
+	return e, nil
+}
+
+func (a *agent) Reset(context.Context, agentproto.Reset) (e agentproto.Empty, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.isSetUp || len(a.procs) > 0 {
+		return e, errs.New(errs.FailedPrecondition, "set up: %v, with %d processes", a.isSetUp, len(a.procs))
+	}
+	a.isSetUp = false
 	return e, nil
 }
 

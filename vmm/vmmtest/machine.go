@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -200,6 +202,54 @@ func (b *box) attach(t *testing.T) {
 	if _, ok := b.m.(vmm.Attacher); !ok {
 		t.Skip("the driver does not plug disks into a running machine; it had them from the start")
 	}
+}
+
+// adopt makes B another's: what was in it is gone, and it works as it did.
+func (b *box) adopt(t *testing.T) {
+	a, ok := b.m.(vmm.Adopter)
+	if !ok || b.s.Blank == "" {
+		t.Skip("the driver's machines stay what they were booted as, or there is nothing to write to")
+	}
+	ctx := b.s.limit(t)
+	if r, err := b.run(t, nil, nil, "touch", "/of-before"); err != nil || r.exit.Code != 0 {
+		t.Fatalf("touch: %+v, %v", r, err)
+	}
+	<-b.exits
+	if err := b.agent.Reset(ctx); !errs.Is(err, errs.FailedPrecondition) {
+		t.Errorf("reset while the container runs: got %v, want class failed precondition", err)
+	}
+	if err := b.agent.Signal(ctx, agentproto.Signal{ID: agentproto.InitID, Signal: 9}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.agent.Wait(ctx, agentproto.InitID); err != nil {
+		t.Fatal(err)
+	}
+	<-b.exits
+	if err := b.agent.Release(ctx, agentproto.InitID); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.agent.Reset(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cfg := b.s.config(t, "b")
+	cfg.Console = filepath.Join(b.dir, "console.adopted")
+	b.consoleFile = cfg.Console
+	b.dir = t.TempDir() // for another disk
+	cfg.Disks = b.s.disks(t, b)
+	cfg.CPUs++
+	if err := a.Adopt(ctx, cfg); !errs.Is(err, errs.FailedPrecondition) {
+		t.Errorf("a machine with more processors: got %v, want class failed precondition", err)
+	}
+	cfg.CPUs--
+	if err := a.Adopt(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	b.setUp(t)
+	b.exitCodes(t)
+	if r, err := b.run(t, nil, nil, "cat", "/of-before"); err != nil || r.exit.Code == 0 {
+		t.Errorf("what was written before is there: %+v, %v", r, err)
+	}
+	<-b.exits
 }
 
 // apart sees to it that what is in one machine is not in the other.

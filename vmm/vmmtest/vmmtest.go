@@ -99,6 +99,7 @@ func (s *suite) shared(t *testing.T) {
 		{"guest dials host", a.guestDials},
 		{"write to a read-only disk", a.writeReadOnly},
 		{"attach a disk", b.attach},
+		{"reset and adopt", b.adopt},
 		{"two machines are two", func(t *testing.T) { a.apart(t, b) }},
 		{"kill", a.kill},
 		{"power off", b.powerOff},
