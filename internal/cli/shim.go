@@ -48,5 +48,8 @@ func beShim(d Deps) error {
 		_, _ = ready.WriteString("ready\n") // whoever waited may be gone
 		_ = ready.Close()
 	})
+	if l.Spare {
+		return shim.RunSpare(ctx, driver, l, tell)
+	}
 	return shim.Run(ctx, driver, l, tell)
 }

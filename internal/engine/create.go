@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"slices"
 	"time"
@@ -115,7 +114,7 @@ func (s *Stack) record() error {
 // start.
 func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
 	rec := store.Instance{Stack: s.Name, Container: t.Container, Name: t.Instance, Index: t.Index, Created: time.Now(),
-		CPUs: min(int(math.Ceil(c.CPUs)), s.o.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod}
+		CPUs: s.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod}
 	img, err := s.root(ctx, c, &rec, report)
 	if err != nil {
 		return rec, err

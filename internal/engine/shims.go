@@ -75,10 +75,20 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	orders, err := json.Marshal(store.Launch{Home: s.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs})
+	l := store.Launch{Home: s.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs}
+	if taken, err := s.takeSpare(ctx, l); taken || err != nil {
+		return err
+	}
+	return s.launch(ctx, l, s.o.SpawnLimit)
+}
+
+// launch starts a shim, and waits until it says that it is ready.
+func (s *Stack) launch(ctx context.Context, l store.Launch, limit time.Duration) error {
+	orders, err := json.Marshal(l)
 	if err != nil {
 		return errs.New(errs.Internal, "encode launch: %w", err)
 	}
+	name := l.Instance.Name
 	said, err := os.OpenFile(filepath.Join(s.o.Home.Instance(s.Name, name), "shim.log"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
@@ -103,12 +113,12 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	}
 	ended := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(ended) }() // it is reaped where we outlive it; its record says how it went
-	return s.awaitReady(ctx, ready, said, cmd.Process, ended)
+	return s.awaitReady(ctx, limit, ready, said, cmd.Process, ended)
 }
 
 // awaitReady waits for the shim's line, or its end.
-func (s *Stack) awaitReady(ctx context.Context, ready, said *os.File, p *os.Process, ended <-chan struct{}) error {
-	ctx, cancel := limited(ctx, s.o.SpawnLimit, "await the shim's readiness")
+func (s *Stack) awaitReady(ctx context.Context, limit time.Duration, ready, said *os.File, p *os.Process, ended <-chan struct{}) error {
+	ctx, cancel := limited(ctx, limit, "await the shim's readiness")
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()

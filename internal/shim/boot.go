@@ -165,6 +165,7 @@ func (s *shim) machineConfig() *vmm.Config {
 		Memory:    i.Memory,
 		Kernel:    s.launch.Kernel,
 		Initramfs: s.launch.Initramfs,
+		Cold:      s.launch.Cold,
 		Console:   home.Console(i.Stack, i.Name),
 		Disks: []vmm.Disk{
 			{ID: diskRoot, Path: i.Root, ReadOnly: true},

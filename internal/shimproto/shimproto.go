@@ -37,6 +37,11 @@ const (
 // has a State that is not Live.
 const NoticeStatus = "status"
 
+// Ready is the word, a line of its own, with which a shim says that it can be
+// dialled: on its descriptor, or where it was a machine that waited, to whoever
+// gave it its Launch. Any other is why it cannot.
+const Ready = "ready"
+
 // Empty is no parameters, or no result.
 type Empty struct{}
 

@@ -87,9 +87,13 @@ func (h Home) Socket(stack, instance string) string {
 }
 
 // Folders of the resources.
-func (h Home) Images() string               { return filepath.Join(h.Dir, "images") }
-func (h Home) Kernels() string              { return filepath.Join(h.Dir, "kernels") }
-func (h Home) Templates() string            { return filepath.Join(h.Dir, "templates") }
+func (h Home) Images() string    { return filepath.Join(h.Dir, "images") }
+func (h Home) Kernels() string   { return filepath.Join(h.Dir, "kernels") }
+func (h Home) Templates() string { return filepath.Join(h.Dir, "templates") }
+
+// Pool is the home of what waits for an instance. Its sockets are beside ours.
+func (h Home) Pool() Home { return Home{Dir: filepath.Join(h.Dir, "pool"), Runtime: h.Runtime} }
+
 func (h Home) Stacks() string               { return filepath.Join(h.Dir, "stacks") }
 func (h Home) Volumes(stack string) string  { return filepath.Join(h.Dir, "volumes", stack) }
 func (h Home) Stack(name string) string     { return filepath.Join(h.Stacks(), name) }

@@ -69,6 +69,8 @@ type Launch struct {
 	Instance  Instance `json:"instance"`
 	Kernel    string   `json:"kernel"`
 	Initramfs string   `json:"initramfs"`
+	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
+	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
 }
 
 // State is what an instance is: state.json. Its shim alone writes it.

@@ -3,12 +3,14 @@
 package qemu
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,18 +171,18 @@ func (p *plant) templateKey(ctx context.Context, cfg *vmm.Config) (string, error
 		return "", err
 	}
 	parts := []string{templateMagic, p.host.arch}
-	for _, path := range []string{p.qemu, cfg.Kernel, cfg.Initramfs} {
+	program, err := programIdentity(ctx, p.qemu)
+	if err != nil {
+		return "", err
+	}
+	parts = append(parts, program)
+	for _, path := range []string{cfg.Kernel, cfg.Initramfs} {
 		id, err := identity(path)
 		if err != nil {
 			return "", errs.As(errs.InvalidArgument, err)
 		}
 		parts = append(parts, id)
 	}
-	version, err := scriptVersion(ctx, p.qemu)
-	if err != nil {
-		return "", err
-	}
-	parts = append(parts, version)
 	if p.host.accel == KVM {
 		parts = append(parts, processorIdentity())
 	}
@@ -202,23 +204,31 @@ func identity(path string) (string, error) {
 	return fmt.Sprintf("%s %d %d %d %d.%09d", path, st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec), nil
 }
 
-// scriptVersion answers what a QEMU that is a script says of the program behind
-// it, which the identity of the script does not; "" for a program.
-func scriptVersion(ctx context.Context, path string) (string, error) {
+// maxScript bounds what may be a script around QEMU, in bytes.
+const maxScript = 64 << 10
+
+// programIdentity is identity for QEMU. One that is a script says nothing of the
+// program behind it: its text does, as far as that goes, and its version.
+func programIdentity(ctx context.Context, path string) (string, error) {
+	id, err := identity(path)
+	if err != nil {
+		return "", errs.As(errs.Unavailable, err)
+	}
 	f, err := os.Open(path)
 	if err != nil {
-		return "", nil // may be executed, not read: a program
+		return id, nil // may be executed, not read: a program
 	}
 	defer func() { _ = f.Close() }() // only read
-	var b [2]byte
-	if _, err := f.Read(b[:]); err != nil || string(b[:]) != "#!" {
-		return "", nil
+	text := make([]byte, maxScript)
+	n, err := io.ReadFull(f, text)
+	if !errors.Is(err, io.ErrUnexpectedEOF) || !bytes.HasPrefix(text, []byte("#!")) {
+		return id, nil
 	}
 	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
 		return "", errs.New(errs.Unavailable, "%s --version: %w", path, err)
 	}
-	return string(out), nil
+	return string(text[:n]) + string(out), nil
 }
 
 // processorIdentity is what "-cpu host" depends on: the processor, and the

@@ -1,0 +1,248 @@
+package engine
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/volume"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// The pool is machines that wait for instances (docs/pool.md). Each belongs to a
+// shim, which is kept like an instance's, in a home folder of the pool's own.
+
+// spareStack is the stack of spares; no stack file can have the name.
+const spareStack = ".spare"
+
+// rehearsalMemory is the memory of the container that is rehearsed, in bytes.
+const rehearsalMemory = 16 << 20
+
+// poolLimit is how long a spare may take until it waits.
+const poolLimit = 5 * time.Minute
+
+// Make is what machines may differ in.
+type Make struct {
+	CPUs   int
+	Memory uint64 // of the machine, in bytes
+}
+
+// Make answers the make of the machines that c's instances run in.
+func (e *Engine) Make(c spec.Container) Make {
+	return Make{CPUs: e.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory)}
+}
+
+// spares is the pool as a stack.
+func (e *Engine) spares() *Stack {
+	inPool := *e.withHome(e.o.Home.Pool())
+	return &Stack{Engine: &inPool, Name: spareStack}
+}
+
+// prefix begins the names of spares that are alike.
+func (m Make) prefix(from *bootFiles) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %d %d", from.kernel, from.initramfs, m.CPUs, m.Memory))
+	return hex.EncodeToString(sum[:4]) + "-"
+}
+
+// Spare is a machine that waits, or will.
+type Spare struct {
+	Name string
+	Make
+}
+
+// Spares lists them. What dead ones left is removed.
+func (e *Engine) Spares() (all []Spare, err error) {
+	pool := e.spares()
+	names, err := pool.o.Home.ListInstances(spareStack)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		alive, err := pool.o.Home.Alive(spareStack, name)
+		if err != nil {
+			return nil, err
+		}
+		rec, rerr := pool.o.Home.ReadInstance(spareStack, name)
+		switch {
+		case alive && rerr == nil:
+			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}})
+		case !alive && (rerr == nil || pool.older(name, poolLimit)): // younger ones are just being made
+			if err := pool.remove(name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// older reports whether an instance's folder was last changed so long ago.
+func (s *Stack) older(name string, age time.Duration) bool {
+	fi, err := os.Stat(s.o.Home.Instance(s.Name, name))
+	return err == nil && time.Since(fi.ModTime()) > age
+}
+
+// FillPool starts spares until n of each make wait, or all of them together have
+// memory bytes. It returns when they wait.
+func (e *Engine) FillPool(ctx context.Context, makes []Make, n int, memory uint64) error {
+	from, err := e.bootFrom(ctx)
+	if err != nil {
+		return err
+	}
+	there, err := e.Spares()
+	if err != nil {
+		return err
+	}
+	var taken uint64
+	for _, s := range there {
+		taken += s.Memory
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(e.o.CPUs) // a boot costs one
+	for _, m := range makes {
+		have := 0
+		for _, s := range there {
+			if strings.HasPrefix(s.Name, m.prefix(from)) {
+				have++
+			}
+		}
+		for ; have < n && taken+m.Memory <= memory; have++ {
+			taken += m.Memory
+			g.Go(func() error { return e.startSpare(ctx, m, from) })
+		}
+	}
+	return g.Wait()
+}
+
+// startSpare starts one and returns when it waits.
+func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error {
+	ctx, cancel := limited(ctx, poolLimit, "make a machine that waits")
+	defer cancel()
+	pool := e.spares()
+	root := filepath.Join(pool.o.Home.Dir, "rehearsal.erofs")
+	name := m.prefix(from) + strings.ToLower(rand.Text()[:8])
+	if err := os.MkdirAll(pool.o.Home.Instance(spareStack, name), 0o700); err != nil {
+		return err
+	}
+	if err := image.WriteRehearsal(ctx, root, runtime.GOARCH); err != nil {
+		return err
+	}
+	runs, err := runtimeSpec(spec.Container{Command: []string{image.RehearsalCommand}, CPUs: float64(m.CPUs),
+		Memory: rehearsalMemory}, image.Config{}, "rehearsal", nil)
+	if err != nil {
+		return err
+	}
+	rec := store.Instance{Stack: spareStack, Container: "spare", Name: name, Created: time.Now(), CPUs: m.CPUs, Memory: m.Memory,
+		Root: root, Runtime: runs, User: "root", StopSignal: int(syscall.SIGKILL)}
+	if err := volume.Create(pool.o.Home.Writable(spareStack, name), 0); err != nil {
+		return err
+	}
+	err = pool.launch(ctx, store.Launch{Home: pool.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Spare: true}, poolLimit)
+	if err != nil {
+		return errors.Join(err, pool.o.Home.RemoveInstance(spareStack, name))
+	}
+	return nil
+}
+
+// takeSpare gives order to a machine that waits, if there is one for it.
+func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool, err error) {
+	if order.Cold {
+		return false, nil
+	}
+	pool := e.spares()
+	names, err := pool.o.Home.ListInstances(spareStack)
+	if err != nil || len(names) == 0 {
+		return false, nil // as good as none
+	}
+	m := Make{order.Instance.CPUs, order.Instance.Memory}
+	prefix := m.prefix(&bootFiles{order.Kernel, order.Initramfs})
+	for _, name := range names {
+		if !strings.HasPrefix(name, prefix) {
+			continue
+		}
+		c, err := net.Dial("unix", pool.o.Home.Socket(spareStack, name))
+		if err != nil {
+			continue // another's by now, or not ready yet
+		}
+		taken, err := e.hand(ctx, c, order)
+		_ = c.Close()
+		if taken || err != nil {
+			return taken, err
+		}
+	}
+	return false, nil
+}
+
+// hand gives order to the spare on c. One that says nothing has not taken it:
+// it was another's already.
+func (e *Engine) hand(ctx context.Context, c net.Conn, order store.Launch) (taken bool, err error) {
+	ctx, cancel := limited(ctx, e.o.SpawnLimit, "hand the instance to a machine that waits")
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	if err := json.NewEncoder(c).Encode(order); err != nil {
+		return false, context.Cause(ctx) // nil: it has gone
+	}
+	word, err := bufio.NewReader(c).ReadString('\n')
+	word = strings.TrimSpace(word)
+	switch {
+	case word == shimproto.Ready:
+		return true, nil
+	case word != "":
+		return true, errs.New(errs.Unavailable, "%s", word)
+	}
+	return false, context.Cause(ctx)
+}
+
+// EmptyPool ends all machines that wait.
+func (e *Engine) EmptyPool(ctx context.Context) error {
+	all, err := e.Spares()
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	pool := e.spares()
+	var failed error
+	for _, s := range all {
+		pid, err := pool.o.Home.Owner(spareStack, s.Name)
+		if err == nil {
+			err = syscall.Kill(pid, syscall.SIGTERM)
+		}
+		if err != nil && !errors.Is(err, syscall.ESRCH) && !os.IsNotExist(err) {
+			failed = errors.Join(failed, fmt.Errorf("end %s: %w", s.Name, err))
+		}
+	}
+	for _, s := range all {
+		if err := pool.awaitGone(ctx, s.Name); err != nil {
+			failed = errors.Join(failed, pool.killShim(ctx, s.Name, err))
+		}
+	}
+	_, err = e.Spares() // removes what they left
+	return errors.Join(failed, err)
+}
+
+// withHome is the engine on another home folder, with what machines boot from.
+func (e *Engine) withHome(h store.Home) *Engine {
+	o := e.o
+	o.Home = h
+	return New(o)
+}
+
+// machineCPUs is how many processors a machine gets for a container's share.
+func (e *Engine) machineCPUs(share float64) int { return min(int(math.Ceil(share)), e.o.CPUs) }

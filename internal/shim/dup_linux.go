@@ -1,0 +1,6 @@
+package shim
+
+import "golang.org/x/sys/unix"
+
+// dup makes to another name of fd.
+func dup(fd, to int) error { return unix.Dup3(fd, to, 0) }

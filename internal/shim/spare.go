@@ -1,0 +1,254 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// A spare is a shim whose machine waits for an instance (docs/pool.md). It has
+// been through the life of a container that does nothing, so that all which is
+// slow the first time has been done, and has been reset. Whoever dials its
+// socket tells it a Launch; it answers as a shim that was just started does, and
+// is one from then on.
+
+// Limits of a spare.
+const (
+	orderLimit = 10 * time.Second // for a Launch to arrive whole
+	maxOrder   = 8 << 20          // bytes of one
+)
+
+// RunSpare keeps a machine of l.Instance's make until it is wanted, terminate
+// ends, or the machine is lost. ready is called when it waits. l.Home is the
+// pool's; l.Instance is what is rehearsed.
+func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
+	var un undo.Stack
+	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
+	lock, err := l.Home.LockInstance(l.Instance.Stack, l.Instance.Name)
+	if err != nil {
+		return fmt.Errorf("take the spare's lock: %w", err)
+	}
+	un.PushFunc("take the lock", lock.Release)
+	un.Push("make its folder", func(context.Context) error { return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name) })
+
+	if err := l.Home.WriteInstance(l.Instance); err != nil {
+		return fmt.Errorf("write the record: %w", err)
+	}
+	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(), final: make(chan struct{}), status: newBoard()}
+	close(s.final) // nobody is told how far it has come
+	m, err := s.rehearse(terminate)
+	if err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	un.Push("boot the machine", m.Stop)
+	socket, err := s.listen()
+	if err != nil {
+		return err
+	}
+	un.PushFunc("listen", func() { _ = socket.Close(); l.Home.RemoveRuntime() })
+	ready()
+	order, c, err := s.awaitOrder(terminate, m, socket)
+	if err != nil || c == nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	// From here on it is another's: what it was goes, and its machine stays.
+	un.Release()
+	m.forgotten = func() error {
+		_ = socket.Close()
+		lock.Release()
+		return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name)
+	}
+	if err := sayInto(order); err != nil {
+		return errors.Join(err, m.Stop(context.Background()), m.forgotten())
+	}
+	adopt := &adopter{Driver: driver, spare: m}
+	err = Run(terminate, adopt, order, sync.OnceFunc(func() {
+		_, _ = io.WriteString(c, shimproto.Ready+"\n") // whoever waited may be gone
+		_ = c.Close()
+	}))
+	if err != nil {
+		_, _ = io.WriteString(c, err.Error()+"\n") // nobody hears it if it was ready
+	}
+	return errors.Join(err, adopt.drop())
+}
+
+// sayInto makes the shim's last words go where those of order's instance go.
+func sayInto(order Launch) error {
+	path := filepath.Join(order.Home.Instance(order.Instance.Stack, order.Instance.Name), "shim.log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dup(int(f.Fd()), 2), f.Close())
+}
+
+// spareMachine is a machine that waits.
+type spareMachine struct {
+	vmm.Machine
+	forgotten func() error // removes what it was as a spare
+	trace     vmm.Trace
+}
+
+// Trace says that it came from the pool.
+func (m *spareMachine) Trace() vmm.Trace { return m.trace }
+
+// rehearse boots the machine and takes it through the life of a container.
+func (s *shim) rehearse(ctx context.Context) (_ *spareMachine, err error) {
+	r, err := s.bring(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			uctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+			defer cancel()
+			err = errors.Join(err, r.machine.Stop(uctx))
+		}
+	}()
+	defer func() { _ = r.agent.Close() }()
+	defer r.out.close()
+	ctx, cancel := limit(ctx, startLimit, "await the rehearsal's end")
+	defer cancel()
+	e, err := r.agent.Wait(ctx, agentproto.InitID)
+	if err != nil {
+		return nil, err
+	}
+	if e.Code != 0 {
+		return nil, errs.New(errs.Internal, "it ended with %d", e.Code)
+	}
+	if err := r.agent.Release(ctx, agentproto.InitID); err != nil {
+		return nil, err
+	}
+	if err := r.agent.Reset(ctx); err != nil {
+		return nil, err
+	}
+	return &spareMachine{Machine: r.machine}, nil
+}
+
+// awaitOrder answers what the machine is wanted for, and the connection on which
+// to answer; no connection: it is not wanted any more.
+func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.Listener) (Launch, net.Conn, error) {
+	ctx, cancel := context.WithCancel(terminate)
+	defer cancel()
+	lost := make(chan error, 1)
+	go func() {
+		err := m.Wait(ctx)
+		if ctx.Err() == nil {
+			lost <- errs.New(errs.Unavailable, "the machine that waited is gone: %w", err)
+		}
+		_ = socket.Close()
+	}()
+	for {
+		c, err := socket.Accept()
+		if err != nil {
+			select {
+			case err := <-lost:
+				return Launch{}, nil, err
+			default:
+				return Launch{}, nil, nil // terminate has ended
+			}
+		}
+		l, err := readOrder(c)
+		if err == nil {
+			return l, c, nil
+		}
+		_, _ = io.WriteString(c, err.Error()+"\n") // it is the caller's matter
+		_ = c.Close()
+	}
+}
+
+func readOrder(c net.Conn) (l Launch, err error) {
+	if err := c.SetReadDeadline(time.Now().Add(orderLimit)); err != nil {
+		return l, err
+	}
+	d := json.NewDecoder(io.LimitReader(c, maxOrder))
+	if err := d.Decode(&l); err != nil {
+		return l, errs.New(errs.InvalidArgument, "read the order: %w", err)
+	}
+	if l.Instance.Name == "" || l.Home.Dir == "" {
+		return l, errs.New(errs.InvalidArgument, "an order without an instance")
+	}
+	return l, nil
+}
+
+// adopter is a driver that has one machine already, for the first Boot.
+type adopter struct {
+	vmm.Driver
+	mu    sync.Mutex    // guards the following
+	spare *spareMachine // nil once it is given away
+}
+
+// Boot gives the machine that waited to cfg. One that cannot be had is ended,
+// and another booted.
+func (a *adopter) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error) {
+	a.mu.Lock()
+	m := a.spare
+	a.spare = nil
+	a.mu.Unlock()
+	if m == nil {
+		return a.Driver.Boot(ctx, cfg)
+	}
+	began := time.Now()
+	err := errs.New(errs.Unsupported, "this driver's machines cannot be adopted")
+	if ad, ok := m.Machine.(vmm.Adopter); ok {
+		err = ad.Adopt(ctx, cfg)
+	}
+	if err == nil {
+		m.trace = vmm.Trace{Origin: vmm.Pooled, Phases: []vmm.Phase{{Name: "machine adopted", Duration: time.Since(began)}}}
+		if err := m.forgotten(); err != nil {
+			m.trace.Notes = append(m.trace.Notes, fmt.Sprintf("what it was as a spare is left: %v", err))
+		}
+		return m, nil
+	}
+	if serr := errors.Join(m.Stop(ctx), m.forgotten()); serr != nil {
+		return nil, errors.Join(err, serr)
+	}
+	next, berr := a.Driver.Boot(ctx, cfg)
+	if berr != nil {
+		return nil, berr
+	}
+	return noted{next, fmt.Sprintf("the machine that waited was of no use: %v", err)}, nil
+}
+
+// drop ends a machine that nobody has come to boot.
+func (a *adopter) drop() error {
+	a.mu.Lock()
+	m := a.spare
+	a.spare = nil
+	a.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
+	defer cancel()
+	return errors.Join(m.Stop(ctx), m.forgotten())
+}
+
+// noted is a machine of which there is something more to tell.
+type noted struct {
+	vmm.Machine
+	note string
+}
+
+// Trace is the machine's own, and the note.
+func (n noted) Trace() (t vmm.Trace) {
+	if tr, ok := n.Machine.(vmm.Tracer); ok {
+		t = tr.Trace()
+	}
+	t.Notes = append([]string{n.note}, t.Notes...)
+	return t
+}
