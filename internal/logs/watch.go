@@ -19,8 +19,9 @@ type Watch struct {
 	fs   *fsnotify.Watcher
 	done chan struct{} // closed when the dispatcher has ended
 
-	mu   sync.Mutex // guards the following
-	subs map[string][]*subscription
+	mu      sync.Mutex // guards the following
+	subs    map[string][]*subscription
+	watched map[string]int // how many subs want a folder watched
 }
 
 // subscription is one reader's interest in one folder.
@@ -46,7 +47,7 @@ func NewWatch() (*Watch, error) {
 		return nil, errs.WithHint(errs.As(errs.ResourceExhausted, fmt.Errorf("watch logs: %w", err)),
 			"follow fewer logs at once, or raise fs.inotify.max_user_instances")
 	}
-	w := &Watch{fs: fs, done: make(chan struct{}), subs: map[string][]*subscription{}}
+	w := &Watch{fs: fs, done: make(chan struct{}), subs: map[string][]*subscription{}, watched: map[string]int{}}
 	go w.dispatch()
 	return w, nil
 }
@@ -98,8 +99,11 @@ func (w *Watch) subscribe(dir string) (*subscription, error) {
 	s.wake.Store(&wake)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.subs[s.dir]) == 0 {
-		if err := w.fs.Add(s.dir); err != nil {
+	for i, d := range s.folders() {
+		if err := w.add(d); err != nil {
+			for _, d := range s.folders()[:i] {
+				w.drop(d)
+			}
 			return nil, fmt.Errorf("watch logs: %w", err)
 		}
 	}
@@ -107,15 +111,41 @@ func (w *Watch) subscribe(dir string) (*subscription, error) {
 	return s, nil
 }
 
+// folders are those whose events s needs. That above its own tells when its own
+// is removed: of itself a folder may tell only when nobody has it open any more,
+// and where somebody opens it just then, on some kernels never.
+func (s *subscription) folders() []string { return []string{s.dir, filepath.Dir(s.dir)} }
+
+// add watches dir once more. The lock is held.
+func (w *Watch) add(dir string) error {
+	if w.watched[dir] == 0 {
+		if err := w.fs.Add(dir); err != nil {
+			return err
+		}
+	}
+	w.watched[dir]++
+	return nil
+}
+
+// drop undoes an add. The lock is held.
+func (w *Watch) drop(dir string) {
+	if w.watched[dir]--; w.watched[dir] > 0 {
+		return
+	}
+	delete(w.watched, dir)
+	// It fails where the folder is gone, and the system's watch with it.
+	_ = w.fs.Remove(dir)
+}
+
 func (w *Watch) unsubscribe(s *subscription) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	left := slices.DeleteFunc(w.subs[s.dir], func(o *subscription) bool { return o == s })
-	if len(left) > 0 {
-		w.subs[s.dir] = left
-		return
+	w.subs[s.dir] = left
+	if len(left) == 0 {
+		delete(w.subs, s.dir)
 	}
-	delete(w.subs, s.dir)
-	// It fails where the folder is gone, and the system's watch with it.
-	_ = w.fs.Remove(s.dir)
+	for _, d := range s.folders() {
+		w.drop(d)
+	}
 }
