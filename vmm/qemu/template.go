@@ -37,6 +37,7 @@ const (
 	extentSize      = 20
 	maxExtentLength = 1 << 20 // bytes of RAM in one extent
 	maxState        = 64 << 20
+	maxExtents      = 1 << 20 // a template has some thousands
 	// gapPages is how many pages of zeros in a row end an extent: fewer are
 	// cheaper to have than to index.
 	gapPages = 8
@@ -113,7 +114,7 @@ func openTemplate(path, key string) (_ *template, err error) {
 	case h.Key != key:
 		return nil, badTemplate("it is of another machine")
 	case h.Memory <= 0 || h.Memory%int64(os.Getpagesize()) != 0 || h.Data < 0 || h.Data > h.Memory ||
-		h.Extents < 0 || int64(h.Extents) > h.Memory/int64(os.Getpagesize()) || h.State <= 0 || h.State > maxState:
+		h.Extents < 0 || h.Extents > maxExtents || h.State <= 0 || h.State > maxState:
 		return nil, badTemplate("its header makes no sense")
 	case size != h.Memory+int64(h.Extents)*extentSize+h.State:
 		return nil, badTemplate("it is cut off or too long")
@@ -303,6 +304,9 @@ func writeTemplate(path, draft string, head header, ram []byte, state []byte) (e
 
 // encodeTrailer is what follows the RAM.
 func encodeTrailer(head header, index []extent, memory int64, state []byte) ([]byte, error) {
+	if len(index) > maxExtents {
+		return nil, errs.New(errs.ResourceExhausted, "the RAM is in %d pieces, more than %d", len(index), maxExtents)
+	}
 	var b []byte
 	head.Memory, head.Extents, head.State = memory, len(index), int64(len(state))
 	for _, e := range index {
