@@ -172,7 +172,7 @@ func (a *arrangement) takeAway(ch *change, before holding, ready []int) (stop in
 	}
 	if ch.stop != "" {
 		stop = a.plan.add(Step{
-			Op: Stop{ch.Target}, Cause: ch.stop,
+			Op: Stop{ch.Target, ch.remove != ""}, Cause: ch.stop,
 			After: sorted(slices.Concat(after, before.hard)), AfterEnd: before.soft,
 		})
 		a.gone[ch], after = stop, []int{stop}

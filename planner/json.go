@@ -43,6 +43,7 @@ type opJSON struct {
 	Memory    uint64          `json:"memory,omitempty"` // bytes
 	Spec      *spec.Container `json:"spec,omitempty"`
 	Live      bool            `json:"live,omitempty"`
+	Discard   bool            `json:"discard,omitempty"`
 }
 
 // JSON is the plan for programs, versioned, each operation with its type.
@@ -90,7 +91,9 @@ func encodeOp(op Op) (opJSON, error) {
 		j.Condition = op.Condition
 		return j, nil
 	case Stop:
-		return on("stop", op.Target), nil
+		j := on("stop", op.Target)
+		j.Discard = op.Discard
+		return j, nil
 	case Remove:
 		return on("remove", op.Target), nil
 	}

@@ -13,7 +13,7 @@ func TestJSON(t *testing.T) {
 	web := Target{"web", "web-1", 1}
 	for _, op := range []Op{
 		Pull{"busybox", "missing"}, CreateVolume{"data", 1024}, RemoveVolume{"data"},
-		Stop{web}, Remove{web}, Start{web, 0.5, 128 * mib}, Await{web, spec.ConditionHealthy},
+		Stop{web, true}, Remove{web}, Start{web, 0.5, 128 * mib}, Await{web, spec.ConditionHealthy},
 	} {
 		p.add(Step{Op: op, Cause: "why"})
 	}
@@ -22,7 +22,7 @@ func TestJSON(t *testing.T) {
 {"id":1,"op":{"type":"pull","image":"busybox","policy":"missing"},"cause":"why"},
 {"id":2,"op":{"type":"create_volume","volume":"data","size":1024},"cause":"why"},
 {"id":3,"op":{"type":"remove_volume","volume":"data"},"cause":"why"},
-{"id":4,"op":{"type":"stop","container":"web","instance":"web-1","index":1},"cause":"why"},
+{"id":4,"op":{"type":"stop","container":"web","instance":"web-1","index":1,"discard":true},"cause":"why"},
 {"id":5,"op":{"type":"remove","container":"web","instance":"web-1","index":1},"cause":"why"},
 {"id":6,"op":{"type":"start","container":"web","instance":"web-1","index":1,"cpus":0.5,"memory":134217728},"cause":"why"},
 {"id":7,"op":{"type":"await","container":"web","instance":"web-1","index":1,"condition":"healthy"},"after":[6],"after_end":[3],"optional":true,"cause":"why"}

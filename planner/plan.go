@@ -78,7 +78,10 @@ type (
 	}
 	// Stop ends the process, then the machine. The record stays. It joins a
 	// stop that is under way.
-	Stop struct{ Target }
+	Stop struct {
+		Target
+		Discard bool // its removal follows: what only the instance has need not be kept
+	}
 	// Remove deletes the record and the writable layer of a stopped instance.
 	Remove struct{ Target }
 )

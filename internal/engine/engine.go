@@ -102,7 +102,7 @@ func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Pr
 	case planner.Await:
 		return s.await(ctx, op)
 	case planner.Stop:
-		return s.stop(ctx, op.Instance, s.Grace)
+		return s.stop(ctx, op.Instance, s.Grace, op.Discard)
 	case planner.Remove:
 		return s.remove(op.Instance)
 	}

@@ -54,7 +54,7 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	switch {
 	case ctx.Err() != nil: // all or nothing
 		grace := time.Duration(0)
-		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace))
+		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace, false))
 	case err != nil:
 		return err
 	case st.State == lifecycle.Started, st.State == lifecycle.Stopped && st.Exit != nil:
@@ -213,9 +213,10 @@ func (s *Stack) Dial(ctx context.Context, name string) (*shimproto.Client, error
 }
 
 // stop ends an instance in order and waits until it is gone; none running is
-// fine. grace replaces the declared one. A shim that cannot be spoken with is
+// fine. grace replaces the declared one; discard says that the instance will be
+// removed. A shim that cannot be spoken with is
 // killed: its machine goes with it.
-func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration) error {
+func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration, discard bool) error {
 	c, err := s.dial(ctx, name, nil)
 	switch {
 	case errs.Is(err, errs.NotFound):
@@ -237,7 +238,7 @@ func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration) err
 	}
 	lctx, cancel := limited(ctx, limit, "stop the instance")
 	defer cancel()
-	_, err = c.Stop(lctx, shimproto.Stop{Grace: grace})
+	_, err = c.Stop(lctx, shimproto.Stop{Grace: grace, Discard: discard})
 	switch {
 	case ctx.Err() != nil:
 		return err
@@ -254,7 +255,7 @@ func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration) err
 
 // Stop is stop for callers that have no plan.
 func (s *Stack) Stop(ctx context.Context, name string, grace *time.Duration) error {
-	return s.stop(ctx, name, grace)
+	return s.stop(ctx, name, grace, false)
 }
 
 // awaitGone waits until the shim has given up its lock.

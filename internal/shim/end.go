@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/wire"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -53,7 +55,11 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 	mu.Lock()
 	step(errors.Join(copyErrs...))
 	mu.Unlock()
-	step(s.powerOff(m, agent))
+	if s.discard.Load() && !s.keepsVolumes() {
+		step(s.forceOff(m))
+	} else {
+		step(s.powerOff(m, agent))
+	}
 	_ = agent.Close() // its peer is gone
 	out.close()       // where the output was not drained
 	copies.Wait()
@@ -90,6 +96,12 @@ func (s *shim) copyLog(name string, st *wire.Stream) error {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{st}) // nothing, where it was the stream that broke
 	}
 	return errors.Join(err, w.Close())
+}
+
+// keepsVolumes reports whether the machine can have written what outlives the
+// instance.
+func (s *shim) keepsVolumes() bool {
+	return slices.ContainsFunc(s.inst.Volumes, func(d store.Disk) bool { return !d.ReadOnly })
 }
 
 // powerOff ends the machine in order, and by force where that takes too long.

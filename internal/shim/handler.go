@@ -31,6 +31,9 @@ func (h handler) Status(context.Context, shimproto.Empty) (shimproto.Status, err
 
 // Stop ends the instance and answers its last word.
 func (h handler) Stop(ctx context.Context, p shimproto.Stop) (shimproto.Status, error) {
+	if p.Discard {
+		h.s.discard.Store(true)
+	}
 	h.s.send(func() { h.s.stop(p.Grace) })
 	select {
 	case <-h.s.final:

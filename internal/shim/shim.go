@@ -17,6 +17,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
@@ -77,6 +78,7 @@ type shim struct {
 
 	status  *board
 	running live
+	discard atomic.Bool    // what only this instance has need not be kept
 	tasks   sync.WaitGroup // all goroutines but the loop's; from serve on
 	ctx     context.Context
 	console int64 // where this boot's words begin in the console's file, in bytes

@@ -62,6 +62,9 @@ type Status struct {
 type Stop struct {
 	// Grace replaces the declared one; nil: as declared.
 	Grace *time.Duration `json:"grace,omitempty"`
+	// Discard says that the instance is removed next: its writable layer need not
+	// be put in order.
+	Discard bool `json:"discard,omitempty"`
 }
 
 // Signal is sent to the container's process.
