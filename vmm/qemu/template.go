@@ -37,7 +37,7 @@ const (
 	extentSize      = 20
 	maxExtentLength = 1 << 20 // bytes of RAM in one extent
 	maxState        = 64 << 20
-	maxExtents      = 1 << 20 // a template has some thousands
+	maxExtents      = 1 << 20 // templates have a few hundred
 	// gapPages is how many pages of zeros in a row end an extent: fewer are
 	// cheaper to have than to index.
 	gapPages = 8

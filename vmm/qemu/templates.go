@@ -42,14 +42,30 @@ func (ts templates) path(id string) string { return filepath.Join(ts.dir, id+tem
 
 // draftOf begins the names of files that are to become the template id. Only
 // who holds its lock has one.
-func draftOf(id string) string { return ".new-" + id + "-" }
+func draftOf(id string) string { return draftPrefix + id + "-" }
 
-// sweep removes what a maker of the template id left behind that was killed.
-// The lock of id is held.
+const draftPrefix = ".new-"
+
+// sweep removes what makers left behind that were killed: of the template id,
+// whose lock is held, and of those whose locks nobody holds.
 func (ts templates) sweep(id string) error {
-	left, err := filepath.Glob(filepath.Join(ts.dir, draftOf(id)+"*"))
-	for _, path := range left {
-		err = errors.Join(err, os.Remove(path))
+	entries, err := os.ReadDir(ts.dir)
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), draftPrefix)
+		end := strings.LastIndexByte(name, '-')
+		if !ok || end < 0 {
+			continue
+		}
+		if of := name[:end]; of != id {
+			l, err := filelock.Try(ts.lockPath(of))
+			if err != nil {
+				continue // it is being made
+			}
+			defer l.Release()
+		}
+		if rerr := os.Remove(filepath.Join(ts.dir, e.Name())); !errors.Is(rerr, os.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
 	}
 	return err
 }
@@ -70,8 +86,10 @@ func (ts templates) lock(ctx context.Context, id string) (*filelock.Lock, error)
 	if err := os.MkdirAll(ts.dir, 0o700); err != nil {
 		return nil, err
 	}
-	return filelock.Wait(ctx, filepath.Join(ts.dir, id+".lock"))
+	return filelock.Wait(ctx, ts.lockPath(id))
 }
+
+func (ts templates) lockPath(id string) string { return filepath.Join(ts.dir, id+".lock") }
 
 // discard deletes t, unless another is in its place already.
 func (ts templates) discard(ctx context.Context, t *template) error {
@@ -131,8 +149,8 @@ func used(fi os.FileInfo) int64 {
 	return fi.Size()
 }
 
-// makeRoom deletes those used longest ago until the rest is within the limit.
-// keep stays.
+// makeRoom deletes what is beyond the limit, counted from those used last. keep
+// stays.
 func (ts templates) makeRoom(keep string) error {
 	all, err := ts.list()
 	if err != nil {
@@ -143,9 +161,17 @@ func (ts templates) makeRoom(keep string) error {
 		limit = DefaultTemplatesLimit
 	}
 	var total int64
+	for _, t := range all {
+		if t.ID == keep { // first, whatever was used since it was made
+			total = t.Size
+		}
+	}
 	var failed error
 	for _, t := range all {
-		if total += t.Size; total > limit && t.ID != keep {
+		if t.ID == keep {
+			continue
+		}
+		if total += t.Size; total > limit {
 			total -= t.Size
 			failed = errors.Join(failed, ts.remove(t.ID))
 		}
@@ -154,6 +180,9 @@ func (ts templates) makeRoom(keep string) error {
 }
 
 func (ts templates) remove(id string) error {
+	if id == "" || strings.ContainsRune(id, filepath.Separator) { // what it names may lie elsewhere
+		return errs.New(errs.InvalidArgument, "%q is no template's ID", id)
+	}
 	err := os.Remove(ts.path(id))
 	if errors.Is(err, os.ErrNotExist) {
 		return errs.New(errs.NotFound, "no template %s", id)
