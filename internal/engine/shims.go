@@ -38,7 +38,11 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	lctx, cancel := limited(ctx, s.o.StartLimit, "start the instance")
 	defer cancel()
+	said := 0 // of its notes
 	up := func(st shimproto.Status) bool {
+		for ; said < len(st.Notes); said++ {
+			report(event.Progress{Phase: st.Notes[said]})
+		}
 		if st.Phase != "" {
 			report(event.Progress{Phase: st.Phase})
 		}

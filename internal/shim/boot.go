@@ -47,7 +47,7 @@ type brought struct {
 	machine vmm.Machine
 	agent   *agentproto.Client
 	out     *outputs
-	phases  []store.Phase
+	clock   stopwatch
 }
 
 // boot takes the instance from a record to a running process, and tells the
@@ -60,7 +60,7 @@ func (s *shim) boot(ctx context.Context) {
 			return
 		}
 		m, agent := r.machine, r.agent
-		s.st.Phases = r.phases
+		s.st.Phases, s.st.Origin = r.clock.phases, string(r.clock.origin)
 		s.running.set(m, agent)
 		s.st.Started = time.Now()
 		// Only from here on: a process that ends at once must not be seen to end
@@ -103,13 +103,19 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	if fi, err := os.Stat(cfg.Console); err == nil {
 		s.console = fi.Size()
 	}
+	cfg.Progress = func(text string) { s.send(func() { s.progress(text) }) }
 	m, err := s.driver.Boot(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	un.Push("boot the machine", m.Stop)
 	clock.machine(m)
-	s.send(func() { s.progress("booting kernel") })
+	s.send(func() {
+		s.st.Notes = clock.notes
+		if clock.origin == "" || clock.origin == vmm.Booted {
+			s.progress("booting kernel")
+		}
+	})
 
 	agent, err := s.dialAgent(ctx, m)
 	if err != nil {
@@ -146,7 +152,7 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	}
 	clock.lap("process started")
 	un.Release()
-	return &brought{m, agent, out, clock.phases}, nil
+	return &brought{m, agent, out, clock}, nil
 }
 
 // progress tells how far a boot has come, unless it is being stopped. The

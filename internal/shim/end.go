@@ -65,6 +65,7 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 	copies.Wait()
 	s.send(func() {
 		s.running.set(nil, nil)
+		s.noteLast(m)
 		cause := ""
 		if all.ErrorOrNil() != nil {
 			cause = "while it was put away: " + all.Error()
@@ -96,6 +97,14 @@ func (s *shim) copyLog(name string, st *wire.Stream) error {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{st}) // nothing, where it was the stream that broke
 	}
 	return errors.Join(err, w.Close())
+}
+
+// noteLast records what the driver has to tell of the machine only now. The
+// loop's.
+func (s *shim) noteLast(m vmm.Machine) {
+	if t, ok := m.(vmm.Tracer); ok {
+		s.st.Notes = t.Trace().Notes
+	}
 }
 
 // keepsVolumes reports whether the machine can have written what outlives the

@@ -233,7 +233,7 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 
 func (s *shim) tell(phase string) {
 	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit,
-		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID})
+		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes})
 }
 
 // finish records the last state. The loop's, once.

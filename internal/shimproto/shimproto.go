@@ -55,6 +55,9 @@ type Status struct {
 	Finished time.Time       `json:"finished,omitzero"`
 	Boots    int             `json:"boots"`
 	PID      int             `json:"pid"` // of the shim
+	// Notes say what of this start went otherwise than it should have, and was
+	// mended. There may come more.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Stop ends the instance: the stop signal, SIGKILL after Grace, then the

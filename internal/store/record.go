@@ -83,7 +83,12 @@ type State struct {
 	Finished time.Time       `json:"finished,omitzero"`
 	Boots    int             `json:"boots"`
 	PID      int             `json:"pid"` // of the shim; for people
-	Phases   []Phase         `json:"phases,omitempty"`
+	// Origin is how the machine of the last start came to be: "booted",
+	// "restored" or "pooled"; "" where its driver does not tell.
+	Origin string  `json:"origin,omitempty"`
+	Phases []Phase `json:"phases,omitempty"`
+	// Notes say what went otherwise than it should have, and was mended.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Phase is a span of the last start, counted from the shim's first instruction.
