@@ -212,8 +212,8 @@ func (p *plant) restore(ctx context.Context, cfg *vmm.Config, tpl *template, t *
 	go func() { checked <- tpl.checkRAM() }() // while QEMU starts
 	m, err := p.launch(ctx, cfg, asRestored, tpl.f)
 	bad := <-checked
-	if err != nil {
-		return nil, blame(ctx, err)
+	if err != nil { // of the console, a disk, QEMU: not of the template but where it says so itself
+		return nil, errors.Join(err, bad)
 	}
 	un.Push("start qemu", m.Stop)
 	t.lap("qemu started")
@@ -236,20 +236,20 @@ func (p *plant) restore(ctx context.Context, cfg *vmm.Config, tpl *template, t *
 // load gives QEMU the state and returns when it has taken it. The machine does
 // not run yet.
 func (m *machine) load(ctx context.Context, tpl *template) error {
-	ctx, cancel := within(ctx, loadLimit, "load the machine's state")
+	lctx, cancel := within(ctx, loadLimit, "load the machine's state")
 	defer cancel()
 	state, err := tpl.openState()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = state.Close() }() // QEMU has its own
-	if err := m.capabilities(ctx); err != nil {
+	if err := m.capabilities(lctx); err != nil {
 		return err
 	}
-	if err := m.qmp.call(ctx, "getfd", map[string]any{"fdname": "state"}, nil, int(state.Fd())); err != nil {
+	if err := m.qmp.call(lctx, "getfd", map[string]any{"fdname": "state"}, nil, int(state.Fd())); err != nil {
 		return err
 	}
-	if err := m.qmp.call(ctx, "migrate-incoming", map[string]any{"uri": "fd:state"}, nil); err != nil {
+	if err := m.qmp.call(lctx, "migrate-incoming", map[string]any{"uri": "fd:state"}, nil); err != nil {
 		return m.templateFault(ctx, err)
 	}
 	select {
@@ -260,8 +260,8 @@ func (m *machine) load(ctx context.Context, tpl *template) error {
 		return nil
 	case <-m.gone:
 		return m.templateFault(ctx, errs.New(errs.Unavailable, "qemu did not take the saved state"))
-	case <-ctx.Done():
-		return m.templateFault(ctx, context.Cause(ctx))
+	case <-lctx.Done():
+		return m.templateFault(ctx, context.Cause(lctx))
 	}
 }
 
@@ -272,29 +272,30 @@ const nobody = 0
 // that nobody listens: a machine that does not come to itself is the template's
 // fault.
 func (m *machine) wake(ctx context.Context) error {
-	ctx, cancel := within(ctx, wakeLimit, "wake the restored machine")
+	wctx, cancel := within(ctx, wakeLimit, "wake the restored machine")
 	defer cancel()
-	if err := m.qmp.call(ctx, "cont", nil, nil); err != nil {
+	if err := m.qmp.call(wctx, "cont", nil, nil); err != nil {
 		return m.templateFault(ctx, err)
 	}
-	c, err := m.port.Dial(ctx, nobody)
+	c, err := m.port.Dial(wctx, nobody)
 	switch {
 	case err == nil:
 		_ = c.Close() // somebody does; it is an answer too
-	case m.port.Err() != nil || ctx.Err() != nil:
+	case m.port.Err() != nil || wctx.Err() != nil:
 		return m.templateFault(ctx, err)
 	}
 	return nil
 }
 
-// templateFault is blame, with why the machine is gone if it is.
+// templateFault is blame, with why the machine is gone if it is. ctx is the
+// caller's, not that of a phase with a limit of its own.
 func (m *machine) templateFault(ctx context.Context, err error) error {
 	return blame(ctx, m.lost(ctx, err))
 }
 
-// blame blames the template for err, unless the caller gave up.
+// blame blames the template for err, unless the caller gave up or had no time.
 func blame(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
+	if ctx.Err() != nil {
 		return err
 	}
 	return errTemplate{err}
