@@ -40,7 +40,8 @@ func listenPort(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the host's port: %w", err)
 	}
-	return mux.New(f, mux.Guest, mux.Options{}).Listen(agentPort)
+	_, l, err := mux.NewListener(f, mux.Guest, mux.Options{}, agentPort)
+	return l, err
 }
 
 // findPort answers the device of the host's port once it has its name.

@@ -105,6 +105,24 @@ type stats struct {
 // c from here on: c's Close must break off its Read and Write. It ends with c,
 // with a peer that breaks the protocol, or with Close.
 func New(c io.ReadWriteCloser, side Side, o Options) *Session {
+	s := prepare(c, side, o)
+	s.start()
+	return s
+}
+
+// NewListener is New and Listen in one: no dial of the peer, which may have been
+// on its way for long, finds the session without the listener.
+func NewListener(c io.ReadWriteCloser, side Side, o Options, port uint32) (*Session, net.Listener, error) {
+	s := prepare(c, side, o)
+	l, err := s.Listen(port)
+	s.start()
+	return s, l, err
+}
+
+func (s *Session) start() { s.running.Go(func() { s.end(s.read()) }) }
+
+// prepare makes a session that does not read yet.
+func prepare(c io.ReadWriteCloser, side Side, o Options) *Session {
 	s := &Session{
 		c: c, side: side, o: o.filled(), done: make(chan struct{}),
 		in:      inbox{c: c, buf: make([]byte, inboxSize)},
@@ -112,7 +130,6 @@ func New(c io.ReadWriteCloser, side Side, o Options) *Session {
 		nextID: uint64(side),
 	}
 	s.learn(c, &s.mu)
-	s.running.Go(func() { s.end(s.read()) })
 	return s
 }
 
