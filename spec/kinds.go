@@ -90,7 +90,7 @@ func size(low, multiple uint64, why string) kind[uint64] {
 		schemaDoc{"type": "string", "pattern": sizeText.String()},
 	}})
 	return scalar("a size", intScalar|floatScalar|stringScalar, schema, func(_ *walker, text string) (uint64, error) {
-		n, err := parseSize(text)
+		n, err := ParseSize(text)
 		switch {
 		case err != nil:
 			return 0, err

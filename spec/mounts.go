@@ -230,7 +230,7 @@ func tmpfsOption(name, value string) (string, error) {
 			}
 			return option, nil
 		}
-		n, err := parseSize(value)
+		n, err := ParseSize(value)
 		if err != nil {
 			return option, err
 		}

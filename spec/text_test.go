@@ -110,17 +110,17 @@ func TestSizes(t *testing.T) {
 		"512MiB": 512 << 20, "1GiB": 1 << 30, "1g": 1 << 30, "64m": 64 << 20, "2gb": 2 << 30, "1.5g": 3 << 29, "10 KiB": 10 << 10,
 		"100": 100, "100b": 100, "0": 0, "16TiB": 16 << 40, "1K": 1024,
 	} {
-		if got, err := parseSize(in); err != nil || got != want {
+		if got, err := ParseSize(in); err != nil || got != want {
 			t.Errorf("%s: got %d %v", in, got, err)
 		}
 	}
 	for _, in := range []string{"", "x", "-1", "1e3", "5xyz", "1.0001k", "17TiB", "99999999999999999999", "1 g b", "0x10", "1.5", "9e9g", "+1"} {
-		if got, err := parseSize(in); err == nil {
+		if got, err := ParseSize(in); err == nil {
 			t.Errorf("%s: got %d", in, got)
 		}
 	}
 	for _, n := range []uint64{0, 1, 1023, 1024, 1536 << 20, 1 << 30, 1<<30 + 1, maxSize} {
-		if got, err := parseSize(formatSize(n)); err != nil || got != n {
+		if got, err := ParseSize(formatSize(n)); err != nil || got != n {
 			t.Errorf("%d: wrote %s, read %d %v", n, formatSize(n), got, err)
 		}
 	}

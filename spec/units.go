@@ -11,9 +11,9 @@ import (
 
 var sizeText = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtKMGT])(?:[iI]?[bB])?|[bB])?$`)
 
-// parseSize reads a number of bytes: 512MiB, 1GiB, and Compose's 64m, 1g, 2gb,
+// ParseSize reads a number of bytes: 512MiB, 1GiB, and Compose's 64m, 1g, 2gb,
 // which are powers of 1024 too. A plain number is bytes.
-func parseSize(text string) (uint64, error) {
+func ParseSize(text string) (uint64, error) {
 	m := sizeText.FindStringSubmatch(text)
 	if m == nil {
 		return 0, wrong{quote(text) + " is not a size", "write 512MiB, 2GiB, or a number of bytes"}
@@ -38,7 +38,7 @@ func parseSize(text string) (uint64, error) {
 // maxSize is what no host has and no filesystem here can be.
 const maxSize = 16 << 40
 
-// formatSize is the inverse of parseSize: the largest unit that divides n.
+// formatSize is the inverse of ParseSize: the largest unit that divides n.
 func formatSize(n uint64) string {
 	units := []string{"", "KiB", "MiB", "GiB", "TiB"}
 	i := 0

@@ -62,7 +62,8 @@ func rooms() map[string]row {
 		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
-		"executor": {imports: []string{"planner", "internal/errs", "internal/event"}},
+		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
+		"internal/settings": {imports: []string{"spec", "internal/errs"}},
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/image", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/shimproto", "internal/state", "internal/store",
@@ -74,8 +75,8 @@ func rooms() map[string]row {
 		// schema is what it prints, agents what doctor asks for, shimproto what
 		// exec speaks.
 		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/diag",
-			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/kernel",
-			"internal/lifecycle", "internal/logs", "internal/shim", "internal/shimproto", "internal/state", "internal/store",
+			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/kernel",
+			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store",
 			"internal/ui", "internal/wire"}},
 		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},

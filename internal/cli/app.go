@@ -33,9 +33,16 @@ type Deps struct {
 	Stdin          *os.File
 	Stdout, Stderr *os.File
 	LookupEnv      func(string) (string, bool)
-	// Driver makes this system's driver. templates is the folder for what it
-	// restores machines from.
-	Driver func(lookup func(string) (string, bool), templates string) (vmm.Driver, error)
+	// Driver makes this system's driver.
+	Driver func(lookup func(string) (string, bool), o DriverOptions) (vmm.Driver, error)
+}
+
+// DriverOptions are what a driver is told besides the environment.
+type DriverOptions struct {
+	// Templates is the folder for what machines are restored from; "": they boot.
+	Templates string
+	// TemplatesLimit bounds it, in bytes; 0: as the driver likes.
+	TemplatesLimit uint64
 }
 
 // status is an error that only sets the exit status: all has been said.
@@ -45,8 +52,13 @@ func (s status) Error() string { return "" }
 
 // Main runs the command line and answers the exit status.
 func Main(d Deps) int {
-	if len(d.Args) > 1 && d.Args[1] == shimCommand {
-		return runShim(d)
+	if len(d.Args) > 1 {
+		switch d.Args[1] {
+		case shimCommand:
+			return runShim(d)
+		case fillCommand:
+			return runFill(d)
+		}
 	}
 	// A reader that went away, as of `vzcompose logs | head`, is the end of it.
 	signal.Ignore(syscall.SIGPIPE)
@@ -61,6 +73,7 @@ func Main(d Deps) int {
 type app struct {
 	deps Deps
 	view *ui.UI // set once the global flags are read
+	cold bool   // machines are to boot
 }
 
 // exit says what is left to say of err, and answers the status.
@@ -117,7 +130,7 @@ func (a *app) command() *cli.App {
 		},
 		Commands: []*cli.Command{
 			a.upCommand(), a.downCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(),
-			a.planCommand(), a.configCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(),
+			a.planCommand(), a.configCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(),
 			a.doctorCommand(), a.versionCommand(),
 		},
 	}

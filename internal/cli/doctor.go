@@ -91,11 +91,12 @@ func (a *app) examine(c *cli.Context) []check {
 	h.home.RemoveRuntime()
 	k, err := h.kernels.Default(c.Context, runtime.GOARCH)
 	add("kernel", fmt.Sprintf("%s from %s", k.Version, k.Origin), err)
+	all = append(all, a.examineTemplates(h))
 	return all
 }
 
 func (a *app) examineDriver(c *cli.Context) []check {
-	driver, err := a.deps.Driver(a.deps.LookupEnv, "")
+	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{})
 	if err != nil {
 		return []check{{Name: "machines", Found: err.Error(), Remedy: errs.HintOf(err)}}
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"os"
 	"time"
 
@@ -49,6 +50,9 @@ func (a *app) down(c *cli.Context) error {
 	}
 	if err := w.house.home.RemoveStack(w.Name); err != nil {
 		return err
+	}
+	if err := emptyWithLast(c.Context, w.house); err != nil {
+		return fmt.Errorf("empty the pool: %w", err)
 	}
 	w.house.home.RemoveRuntime()
 	return nil

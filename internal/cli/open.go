@@ -18,6 +18,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/kernel"
+	"github.com/vzcompose/vzcompose/internal/settings"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/spec"
@@ -29,6 +30,9 @@ type house struct {
 	images  *image.Store
 	kernels *kernel.Store
 	engine  *engine.Engine
+
+	settings settings.Settings
+	cold     string // why every machine boots: "by --cold"; "": they do not
 }
 
 func (a *app) open() (*house, error) {
@@ -37,6 +41,10 @@ func (a *app) open() (*house, error) {
 		return nil, err
 	}
 	h := &house{home: home}
+	if h.settings, err = settings.Read(filepath.Join(home.Dir, "config.yaml")); err != nil {
+		return nil, err
+	}
+	h.cold = a.whyCold(h.settings)
 	if h.images, err = image.Open(home.Images()); err != nil {
 		return nil, err
 	}
@@ -48,8 +56,23 @@ func (a *app) open() (*house, error) {
 		return nil, fmt.Errorf("find vzcompose itself: %w", err)
 	}
 	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels,
-		Shim: []string{self, shimCommand}, CPUs: runtime.NumCPU()})
+		Shim: []string{self, shimCommand}, CPUs: runtime.NumCPU(), Cold: h.cold != "", TemplatesLimit: h.settings.Templates.Limit})
 	return h, nil
+}
+
+// whyCold says why every machine is to boot, "" where it is not: the flag leads,
+// then the environment, then the file.
+func (a *app) whyCold(s settings.Settings) string {
+	env, _ := a.deps.LookupEnv("VZCOMPOSE_COLD")
+	switch {
+	case a.cold:
+		return "by --cold"
+	case env != "" && env != "0":
+		return "by VZCOMPOSE_COLD"
+	case !s.Templates.Use:
+		return "in config.yaml"
+	}
+	return ""
 }
 
 // maxStdin bounds a stack file on standard input, in bytes.

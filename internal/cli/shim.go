@@ -37,7 +37,7 @@ func beShim(d Deps) error {
 	if err != nil {
 		return err
 	}
-	driver, err := d.Driver(d.LookupEnv, l.Home.Templates())
+	driver, err := d.Driver(d.LookupEnv, DriverOptions{Templates: l.Templates, TemplatesLimit: l.TemplatesLimit})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,7 @@ func upFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "remove-orphans", Usage: "remove instances that the file does not declare"},
 		&cli.BoolFlag{Name: "fail-fast", Usage: "begin nothing more after a failure"},
 		&cli.StringSliceFlag{Name: "scale", Usage: "`NAME=N` replicas of a container"},
+		&cli.BoolFlag{Name: "cold", Usage: "boot machines, restore none"},
 		&cli.StringFlag{Name: "pull", Usage: "missing, always or never, for every container"},
 		&cli.BoolFlag{Name: "timestamps", Usage: "show the time of each line"},
 		&cli.BoolFlag{Name: "no-log-prefix", Usage: "show lines without the instance's name"},
@@ -90,6 +91,7 @@ func overridePull(s *spec.Stack, policy string) error {
 }
 
 func (a *app) up(c *cli.Context) error {
+	a.cold = c.Bool("cold")
 	w, err := a.withFile(c)
 	if err != nil {
 		return err
@@ -112,6 +114,9 @@ func (a *app) up(c *cli.Context) error {
 	}
 	if stop.asked() {
 		return status(exitInterrupted)
+	}
+	if err := a.refill(w); err != nil {
+		a.view.Notef("the pool is not filled: %v", err)
 	}
 	if c.Bool("detach") || c.Bool("no-start") {
 		return nil

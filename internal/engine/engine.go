@@ -42,6 +42,13 @@ type Options struct {
 	Shim []string
 	// CPUs of the host: no machine gets more.
 	CPUs int
+	// Templates is the folder of what machines are restored from; "": the home's.
+	Templates string
+	// Cold has every machine booted.
+	Cold bool
+	// TemplatesLimit bounds the templates of machines, in bytes; 0: the driver's
+	// own bound.
+	TemplatesLimit uint64
 	// SpawnLimit, StartLimit and StopLimit bound what is asked of a shim; 0: the
 	// usual ones.
 	SpawnLimit, StartLimit, StopLimit time.Duration

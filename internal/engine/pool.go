@@ -9,11 +9,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +28,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/spec"
+	"github.com/vzcompose/vzcompose/vmm"
 )
 
 // The pool is machines that wait for instances (docs/pool.md). Each belongs to a
@@ -49,6 +52,31 @@ type Make struct {
 // Make answers the make of the machines that c's instances run in.
 func (e *Engine) Make(c spec.Container) Make {
 	return Make{CPUs: e.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory)}
+}
+
+// DefaultMake is that of a container which declares neither processors nor
+// memory.
+func (e *Engine) DefaultMake() Make {
+	return e.Make(spec.Container{CPUs: spec.DefaultCPUs, Memory: spec.DefaultMemory})
+}
+
+// Makes answers the makes of the machines of s, each once.
+func (e *Engine) Makes(s *spec.Stack) (all []Make) {
+	for _, name := range slices.Sorted(maps.Keys(s.Containers)) {
+		if m := e.Make(s.Containers[name]); !slices.Contains(all, m) {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
+// MachineConfig is a machine of make m without an instance.
+func (e *Engine) MachineConfig(ctx context.Context, m Make) (*vmm.Config, error) {
+	from, err := e.bootFrom(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &vmm.Config{Name: "template", CPUs: m.CPUs, Memory: m.Memory, Kernel: from.kernel, Initramfs: from.initramfs}, nil
 }
 
 // spares is the pool as a stack.
@@ -155,7 +183,9 @@ func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error 
 	if err := volume.Create(pool.o.Home.Writable(spareStack, name), 0); err != nil {
 		return err
 	}
-	err = pool.launch(ctx, store.Launch{Home: pool.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Spare: true}, poolLimit)
+	order := pool.order(rec, from)
+	order.Spare = true
+	err = pool.launch(ctx, order, poolLimit)
 	if err != nil {
 		return errors.Join(err, pool.o.Home.RemoveInstance(spareStack, name))
 	}
@@ -240,7 +270,7 @@ func (e *Engine) EmptyPool(ctx context.Context) error {
 // withHome is the engine on another home folder, with what machines boot from.
 func (e *Engine) withHome(h store.Home) *Engine {
 	o := e.o
-	o.Home = h
+	o.Home, o.Templates = h, e.templates()
 	return New(o)
 }
 

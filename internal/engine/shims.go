@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -79,12 +80,20 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	l := store.Launch{Home: s.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs}
+	l := s.order(rec, from)
 	if taken, err := s.takeSpare(ctx, l); taken || err != nil {
 		return err
 	}
 	return s.launch(ctx, l, s.o.SpawnLimit)
 }
+
+// order is what the shim of an instance is told.
+func (e *Engine) order(rec store.Instance, from *bootFiles) store.Launch {
+	return store.Launch{Home: e.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Cold: e.o.Cold,
+		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit}
+}
+
+func (e *Engine) templates() string { return cmp.Or(e.o.Templates, e.o.Home.Templates()) }
 
 // launch starts a shim, and waits until it says that it is ready.
 func (s *Stack) launch(ctx context.Context, l store.Launch, limit time.Duration) error {

@@ -71,6 +71,10 @@ type Launch struct {
 	Initramfs string   `json:"initramfs"`
 	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
 	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
+	// Templates is the folder of what machines are restored from, and
+	// TemplatesLimit its bound in bytes.
+	Templates      string `json:"templates"`
+	TemplatesLimit uint64 `json:"templates_limit"`
 }
 
 // State is what an instance is: state.json. Its shim alone writes it.

@@ -1,0 +1,213 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vzcompose/vzcompose/internal/engine"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/settings"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+func (a *app) templateCommand() *cli.Command {
+	return &cli.Command{
+		Name: "template", Usage: "saved machines that others are restored from",
+		Subcommands: []*cli.Command{
+			{Name: "ls", Usage: "list them", Flags: []cli.Flag{quietFlag(), formatFlag()}, Action: a.templateList},
+			{Name: "rm", Usage: "remove templates; they are made anew when they are needed", ArgsUsage: "ID…",
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Usage: "all that are there"}}, Action: a.templateRemove},
+			{Name: "prewarm", Usage: "make what the stack's machines need; with N, have N of each wait", ArgsUsage: "[N]", Action: a.templatePrewarm},
+		},
+	}
+}
+
+// templater is the driver, where it keeps templates.
+func (a *app) templater(h *house) (vmm.Templater, error) {
+	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{Templates: h.home.Templates(), TemplatesLimit: h.settings.Templates.Limit})
+	if err != nil {
+		return nil, err
+	}
+	t, ok := driver.(vmm.Templater)
+	if !ok {
+		return nil, errs.New(errs.Unsupported, "the driver of this system keeps no templates: every machine boots")
+	}
+	return t, nil
+}
+
+func (a *app) templateList(c *cli.Context) error {
+	h, err := a.open()
+	if err != nil {
+		return err
+	}
+	d, err := a.templater(h)
+	if err != nil {
+		return err
+	}
+	all, err := d.Templates()
+	if err != nil {
+		return err
+	}
+	t := table{header: []string{"ID", "CPUS", "MEMORY", "SIZE", "MADE", "USED", "PROBLEM"}}
+	for _, x := range all {
+		made := ""
+		if !x.Made.IsZero() {
+			made = x.Made.Local().Format(time.DateTime)
+		}
+		t.add(x, x.ID, x.ID, strconv.Itoa(x.CPUs), humanize.IBytes(x.Memory), humanize.IBytes(uint64(x.Size)), made, humanize.Time(x.Used), x.Problem)
+	}
+	return a.show(c, t)
+}
+
+func (a *app) templateRemove(c *cli.Context) error {
+	if (c.NArg() == 0) != c.Bool("all") {
+		return usage("template rm wants ids, or --all")
+	}
+	h, err := a.open()
+	if err != nil {
+		return err
+	}
+	d, err := a.templater(h)
+	if err != nil {
+		return err
+	}
+	ids := c.Args().Slice()
+	if c.Bool("all") {
+		all, err := d.Templates()
+		if err != nil {
+			return err
+		}
+		for _, t := range all {
+			ids = append(ids, t.ID)
+		}
+	}
+	var failed error
+	for _, id := range ids {
+		failed = errors.Join(failed, d.RemoveTemplate(id))
+	}
+	return failed
+}
+
+func (a *app) templatePrewarm(c *cli.Context) error {
+	waiting := 0
+	if c.NArg() > 0 {
+		n, err := strconv.Atoi(c.Args().First())
+		if err != nil || n < 1 || n > settings.MaxMachines || c.NArg() > 1 {
+			return usage("template prewarm wants a number of 1 to %d, or none", settings.MaxMachines)
+		}
+		waiting = n
+	}
+	h, err := a.open()
+	if err != nil {
+		return err
+	}
+	if h.cold != "" {
+		return errs.New(errs.FailedPrecondition, "templates are turned off %s", h.cold)
+	}
+	makes, err := a.makes(c, h)
+	if err != nil {
+		return err
+	}
+	d, err := a.templater(h)
+	if err != nil {
+		return err
+	}
+	for _, m := range makes {
+		if err := a.prewarm(c, h, d, m); err != nil {
+			return err
+		}
+	}
+	if waiting == 0 {
+		return nil
+	}
+	p := a.view.Task("pool")
+	defer p.Close()
+	p.Update("making machines that wait", 0, 0)
+	return h.engine.FillPool(c.Context, makes, waiting, h.settings.Pool.Memory)
+}
+
+// makes answers the makes of the machines of the stack file, or that of a
+// container which declares nothing where there is no file.
+func (a *app) makes(c *cli.Context, h *house) ([]engine.Make, error) {
+	loaded, err := a.load(c)
+	if errs.Is(err, errs.NotFound) && len(c.StringSlice("file")) == 0 {
+		return []engine.Make{h.engine.DefaultMake()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return h.engine.Makes(loaded.Stack), nil
+}
+
+func (a *app) prewarm(c *cli.Context, h *house, d vmm.Templater, m engine.Make) error {
+	cfg, err := h.engine.MachineConfig(c.Context, m)
+	if err != nil {
+		return err
+	}
+	before, err := d.Templates()
+	if err != nil {
+		return err
+	}
+	p := a.view.Task("template")
+	cfg.Progress = func(text string) { p.Update(text, 0, 0) }
+	t, err := d.Prewarm(c.Context, cfg)
+	p.Close()
+	if err != nil {
+		return err
+	}
+	what := "made"
+	if slices.ContainsFunc(before, func(o vmm.Template) bool { return o.ID == t.ID && o.Made.Equal(t.Made) }) {
+		what = "is there"
+	}
+	a.view.Printf("%s %s: %d cpus, %s of memory\n", t.ID, what, t.CPUs, humanize.IBytes(t.Memory))
+	return nil
+}
+
+// examineTemplates is a line of the doctor.
+func (a *app) examineTemplates(h *house) check {
+	ch := check{Name: "templates"}
+	if h.cold != "" {
+		ch.OK, ch.Found = true, "turned off "+h.cold
+		return ch
+	}
+	d, err := a.templater(h)
+	if errs.Is(err, errs.Unsupported) {
+		ch.OK, ch.Found = true, err.Error()
+		return ch
+	}
+	var all []vmm.Template
+	if err == nil {
+		all, err = d.Templates()
+	}
+	if err != nil {
+		ch.Found, ch.Remedy = err.Error(), errs.HintOf(err)
+		return ch
+	}
+	var size uint64
+	var bad []string
+	for _, t := range all {
+		size += uint64(t.Size)
+		if t.Problem != "" {
+			bad = append(bad, t.ID+": "+t.Problem)
+		}
+	}
+	waiting, err := h.engine.Spares()
+	if err != nil {
+		bad = append(bad, err.Error())
+	}
+	ch.OK = len(bad) == 0
+	ch.Found = fmt.Sprintf("%d, %s of %s at most, in %s; %d machines wait", len(all), humanize.IBytes(size),
+		humanize.IBytes(h.settings.Templates.Limit), filepath.Clean(h.home.Templates()), len(waiting))
+	if !ch.OK {
+		ch.Found, ch.Remedy = strings.Join(bad, "; "), "vzcompose template rm --all: they are made anew when they are needed"
+	}
+	return ch
+}
