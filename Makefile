@@ -46,8 +46,9 @@ unit: agents ## unit tests with -race
 	go test -race -timeout 10m $$(go list ./... | grep -v /test/e2e)
 
 .PHONY: e2e
-e2e: deps build ## end-to-end tests in real machines
-	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 40m -v ./test/e2e 2>&1 | test/summary.sh
+e2e: deps build ## end-to-end tests in real machines: restored ones, then booted ones
+	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
+	VZCOMPOSE_COLD=1 VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
 
 .PHONY: check
 check: format vet lint imports darwin test ## all that CI runs

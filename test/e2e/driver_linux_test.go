@@ -25,6 +25,7 @@ func TestDriver(t *testing.T) {
 	if shared.cache == "" {
 		t.Skip("VZCOMPOSE_E2E is not set: no machines")
 	}
+	warmOnly(t) // it has both
 	ctx := context.Background()
 	home := store.Home{Dir: shared.home}
 	images := must(image.Open(home.Images()))

@@ -1,12 +1,12 @@
 package e2e
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"syscall"
 	"testing"
-	"time"
 
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/image"
@@ -14,48 +14,105 @@ import (
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
-// A machine that waits becomes the next instance's, and works like any other.
-func TestPool(t *testing.T) {
-	s := scenario(t, `
+const poolFile = `
 name: pool
 containers:
   a:
     image: busybox
-    command: [sh, -c, "echo hello from $$(hostname); touch /written; exec sleep 1000"]
+    cpus: 1
+    memory: 64MiB
+    command: [sh, -c, "echo hello from $$(hostname); cat /written; echo x >/written; exec sleep 1000"]
     stop_signal: KILL
-`)
-	home := store.Home{Dir: shared.home}
+`
+
+// poolOf is a stack, and an engine to look at the pool with.
+func poolOf(t *testing.T) (*stack, store.Home, *engine.Engine) {
+	s := scenario(t, poolFile)
+	warmOnly(t)
 	h := must(store.Locate(os.LookupEnv))
-	e := engine.New(engine.Options{Home: h, Images: must(image.Open(home.Images())), Kernels: must(kernel.Open(home.Kernels())),
+	e := engine.New(engine.Options{Home: h, Images: must(image.Open(h.Images())), Kernels: must(kernel.Open(h.Kernels())),
 		Shim: []string{shared.program, "shim"}, CPUs: runtime.NumCPU()})
-	t.Cleanup(func() {
-		if err := e.EmptyPool(t.Context()); err != nil {
+	t.Cleanup(func() { // before the stack's own end, which empties it too
+		if err := e.EmptyPool(t.Context()); err != nil && t.Context().Err() == nil {
 			t.Error(err)
 		}
 	})
-	s.vz("up", "-d").dump(t)
-	b := must(os.ReadFile(filepath.Join(h.Instance(s.name, "a-1"), "config.json")))
-	var rec store.Instance
-	if err := json.Unmarshal(b, &rec); err != nil {
-		t.Fatal(err)
+	return s, h, e
+}
+
+// origin is how the machine of an instance came to be.
+func (s *stack) origin(h store.Home, instance string) string {
+	s.t.Helper()
+	st := must(h.ReadState(s.name, instance))
+	if len(st.Notes) > 0 {
+		s.t.Errorf("notes: %q", st.Notes)
 	}
-	s.vz("down")
-	begin := time.Now()
-	if err := e.FillPool(t.Context(), []engine.Make{{CPUs: rec.CPUs, Memory: rec.Memory}}, 3, 8<<30); err != nil {
-		t.Fatal(err)
+	return st.Origin
+}
+
+func waiting(e *engine.Engine) int { return len(must(e.Spares())) }
+
+// Machines that wait become the next instances, and work like any other: nothing
+// of a rehearsal or of a former instance is in them.
+func TestPool(t *testing.T) {
+	s, h, e := poolOf(t)
+	s.must("template", "prewarm", "2")
+	if n := waiting(e); n != 2 {
+		t.Fatalf("%d machines wait", n)
 	}
-	t.Logf("filled after %s", time.Since(begin))
-	t.Log(e.Spares())
-	for range 3 {
-		begin = time.Now()
-		s.vz("up", "-d").dump(t)
-		t.Logf("up after %s", time.Since(begin))
-		st := must(h.ReadState(s.name, "a-1"))
-		for _, p := range st.Phases {
-			t.Logf("%s %s %s", p.Name, p.Start, p.Duration)
+	s.must("up", "-d", "--scale", "a=2")
+	if n := waiting(e); n != 0 {
+		t.Errorf("%d machines wait after two were taken", n)
+	}
+	s.must("up", "-d", "--scale", "a=3")
+	for name, want := range map[string]string{"a-1": "pooled", "a-2": "pooled", "a-3": "restored"} {
+		if got := s.origin(h, name); got != want {
+			t.Errorf("%s was %s, want %s", name, got, want)
 		}
-		s.vz("logs").dump(t)
-		s.vz("down").dump(t)
+		s.eventually("its output", func() bool {
+			out := s.must("logs", "--no-log-prefix", name).out
+			return strings.Contains(out, "hello from "+name+"\n") && strings.Contains(out, "No such file")
+		})
+		if r := s.must("exec", name, "cat", "/written"); r.out != "x\n" {
+			t.Errorf("exec: %s", r)
+		}
 	}
-	t.Log(e.Spares())
+}
+
+// A machine that waited and was killed is nobody's: the next one is restored,
+// and what it left is gone.
+func TestASpareThatIsKilled(t *testing.T) {
+	s, h, e := poolOf(t)
+	s.must("template", "prewarm", "1")
+	name := must(e.Spares())[0].Name
+	pid := must(h.Pool().Owner(".spare", name))
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the end of the spare", func() bool { return !must(h.Pool().Alive(".spare", name)) })
+	s.must("up", "-d")
+	if got := s.origin(h, "a-1"); got != "restored" {
+		t.Errorf("the machine was %s", got)
+	}
+	if n := waiting(e); n != 0 {
+		t.Errorf("%d machines wait", n)
+	}
+	if left := must(filepath.Glob(filepath.Join(h.Pool().Stack(".spare"), "*"))); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+}
+
+// Where the user wants machines to wait, an up has the pool filled, and the down
+// of the last stack empties it.
+func TestPoolIsKeptFilled(t *testing.T) {
+	s, h, e := poolOf(t)
+	config := filepath.Join(h.Dir, "config.yaml")
+	if err := os.WriteFile(config, []byte("pool: {machines: 1, memory: 1GiB}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(config) })
+	s.must("up", "-d")
+	s.eventually("a machine that waits", func() bool { return waiting(e) == 1 })
+	s.must("down")
+	s.eventually("an empty pool", func() bool { return waiting(e) == 0 })
 }
