@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -40,6 +41,9 @@ func openVzcompose(ctx context.Context, p places, undo *undo.Stack) (*vzcompose,
 		program: []string{p.program, "-n", stackName, "-f", file}, env: env, write: writer(file, vzcomposeFile),
 	}}
 	if err := v.prepare(1); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.yaml"), []byte("pool: {memory: 16GiB}\n"), 0o600); err != nil {
 		return nil, err
 	}
 	for _, words := range [][]string{
@@ -80,8 +84,23 @@ func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
 	}
 	return []entrant{
 		{name: "vzcompose warm", version: version, contender: v},
+		{name: "vzcompose pool", version: version, contender: &pooled{v}},
 		{name: "vzcompose cold", version: version, contender: v.with("--cold")},
 	}, nil
+}
+
+// pooled has a machine wait for each container before its up. The last down
+// empties the pool.
+type pooled struct{ *vzcompose }
+
+func (p *pooled) prepare(n int) error {
+	if err := p.vzcompose.prepare(n); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := p.run(ctx, "template", "prewarm", strconv.Itoa(n))
+	return err
 }
 
 // acceleration is how machines run the guest's instructions here, in doctor's

@@ -33,13 +33,20 @@ func TestBench(t *testing.T) {
 	s := scenario(t, fmt.Sprintf(oneBox, 1))
 	s.must("up", "-d") // whatever is made once
 	s.must("down")
+	s.must("template", "prewarm")
 	const rounds = 5
-	var bare, up, noop, down []time.Duration
+	var stock, bare, cold, up, pool, noop, down []time.Duration
 	phases := map[string][]time.Duration{}
 	var order []string
 	var rss int
 	for range rounds {
+		stock = append(stock, stockBoot(t))
 		bare = append(bare, bareBoot(t))
+		cold = append(cold, timed(func() { s.must("up", "-d", "--cold") }))
+		s.must("down")
+		s.must("template", "prewarm", "1")
+		pool = append(pool, timed(func() { s.must("up", "-d") }))
+		s.must("down")
 		up = append(up, timed(func() { s.must("up", "-d") }))
 		st := must(store.Home{Dir: shared.home}.ReadState(s.name, "box-1"))
 		for _, p := range st.Phases {
@@ -58,12 +65,17 @@ func TestBench(t *testing.T) {
 
 	var b strings.Builder
 	line := func(name string, format string, args ...any) {
-		fmt.Fprintf(&b, "%-44s %s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%-52s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	ms := func(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
-	line("bare QEMU boot to the agent's first word", "%s", spread(bare))
-	line("up -d of one container, warm image", "%s", spread(up))
-	line("  ratio to the bare boot", "%.2f", ratio(median(up), median(bare)))
+	line("bare QEMU, stock kernel, to the agent's first word", "%s", spread(stock))
+	line("bare QEMU, as the driver boots, likewise", "%s", spread(bare))
+	for _, r := range []struct {
+		name string
+		took []time.Duration
+	}{{"up -d of one container, booted", cold}, {"  restored", up}, {"  from the pool", pool}} {
+		line(r.name, "%s: %.3f × stock, %.3f × bare", spread(r.took), ratio(median(r.took), median(stock)), ratio(median(r.took), median(bare)))
+	}
 	for _, p := range order {
 		line("  "+p, "%s", spread(phases[p]))
 	}
@@ -115,18 +127,35 @@ func rssOf(t *testing.T, pid int) int {
 // agent's first word on the console.
 func bareBoot(t *testing.T) time.Duration {
 	t.Helper()
+	return bootBare(t, must(must(kernel.Open(store.Home{Dir: shared.home}.Kernels())).Default(t.Context(), runtime.GOARCH)).Image, "max,erms=off",
+		"quiet panic=-1 audit=0 lsm= cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on console=ttyS0 reboot=t noreplace-smp 8250.nr_uarts=1 tsc=reliable no_timer_check")
+}
+
+// stockBoot is bareBoot with the kernel as its package has it, and nothing on its
+// command line but where the console is.
+func stockBoot(t *testing.T) time.Duration {
+	t.Helper()
+	image := filepath.Join(t.TempDir(), "vmlinuz")
+	out := must(exec.Command("sh", "-c", `dpkg-deb --fsys-tarfile "$1" | tar -xO --wildcards './boot/vmlinuz*'`, "sh",
+		filepath.Join(shared.cache, "kernel.deb")).Output())
+	if err := os.WriteFile(image, out, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return bootBare(t, image, "max", "console=ttyS0")
+}
+
+func bootBare(t *testing.T, image, cpu, words string) time.Duration {
+	t.Helper()
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the bare boot is written for amd64")
 	}
-	home := store.Home{Dir: shared.home}
-	kernels := must(kernel.Open(home.Kernels()))
+	kernels := must(kernel.Open(store.Home{Dir: shared.home}.Kernels()))
 	k := must(kernels.Default(context.Background(), runtime.GOARCH))
 	initramfs := must(kernels.Initramfs(context.Background(), k, must(agents.Binary(runtime.GOARCH))))
 	console := filepath.Join(t.TempDir(), "console")
 	cmd := exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,erms=off", "-smp", "1", "-m", "196M",
-		"-kernel", k.Image, "-initrd", initramfs, "-serial", "file:"+console, "-append",
-		"quiet panic=-1 audit=0 lsm= cryptomgr.notests rcupdate.rcu_expedited=1 random.trust_cpu=on console=ttyS0 reboot=t noreplace-smp 8250.nr_uarts=1 tsc=reliable no_timer_check")
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", cpu, "-smp", "1", "-m", "196M",
+		"-kernel", image, "-initrd", initramfs, "-serial", "file:"+console, "-append", words)
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

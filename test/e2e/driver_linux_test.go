@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +55,7 @@ func TestDriver(t *testing.T) {
 				Console: true,
 				Limit:   2 * time.Minute,
 				Leftovers: func() []string {
-					out, _ := exec.Command("pgrep", "-f", "qemu-system.*vzcompose-suite-").Output() // none is an error of pgrep's
+					out, _ := exec.Command("pgrep", "-P", strconv.Itoa(os.Getpid()), "-f", "qemu-system").Output() // none is an error of pgrep's
 					return strings.Fields(string(out))
 				},
 			})
