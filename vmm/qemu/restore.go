@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,12 +38,12 @@ func (p *plant) bootWarm(ctx context.Context, cfg *vmm.Config, t *tracer) (*mach
 			if ctx.Err() != nil || errs.Is(err, errs.InvalidArgument) {
 				return nil, err
 			}
-			t.note(fmt.Sprintf("no template: %v", err))
+			t.note("no template: " + oneLine(err))
 			break
 		}
 		m, err := p.restore(ctx, cfg, tpl, t)
 		if err != nil && isTemplateFault(err) {
-			t.note(fmt.Sprintf("template thrown away: %v", err))
+			t.note("template thrown away: " + oneLine(err))
 			if derr := p.templates.discard(ctx, tpl); derr != nil {
 				t.note(fmt.Sprintf("throw the template away: %v", derr))
 			}
@@ -55,6 +56,9 @@ func (p *plant) bootWarm(ctx context.Context, cfg *vmm.Config, t *tracer) (*mach
 	t.note("booted, not restored")
 	return p.boot(ctx, cfg, t)
 }
+
+// oneLine is err for a note: what QEMU says may have several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // template opens the template for cfg, or makes it. Several that want one at
 // the same time make it once.
