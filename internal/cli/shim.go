@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 
@@ -17,6 +18,16 @@ const shimCommand = "shim"
 
 // readyFD is where a shim says that it can be dialled.
 const readyFD = 3
+
+// sayInto makes our last words go where those of l's instance are looked for.
+func sayInto(l shim.Launch) error {
+	path := filepath.Join(l.Home.Instance(l.Instance.Stack, l.Instance.Name), "shim.log")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dup(int(f.Fd()), 2), f.Close())
+}
 
 // runShim looks after one instance until it has ended.
 func runShim(d Deps) int {
@@ -49,7 +60,7 @@ func beShim(d Deps) error {
 		_ = ready.Close()
 	})
 	if l.Spare {
-		return shim.RunSpare(ctx, driver, l, tell)
+		return shim.RunSpare(ctx, driver, l, tell, sayInto)
 	}
 	return shim.Run(ctx, driver, l, tell)
 }

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -32,9 +30,10 @@ const (
 )
 
 // RunSpare keeps a machine of l.Instance's make until it is wanted, terminate
-// ends, or the machine is lost. ready is called when it waits. l.Home is the
-// pool's; l.Instance is what is rehearsed.
-func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
+// ends, or the machine is lost. ready is called when it waits, and wanted once it
+// is to be the shim of the Launch that it is given. l.Home is the pool's;
+// l.Instance is what is rehearsed.
+func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func(), wanted func(Launch) error) (err error) {
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
 	lock, err := l.Home.LockInstance(l.Instance.Stack, l.Instance.Name)
@@ -72,7 +71,7 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 		lock.Release()
 		return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name)
 	}
-	if err := sayInto(order); err != nil {
+	if err := wanted(order); err != nil {
 		return errors.Join(err, m.Stop(context.Background()), m.forgotten())
 	}
 	adopt := &adopter{Driver: driver, spare: m}
@@ -84,16 +83,6 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 		_, _ = io.WriteString(c, err.Error()+"\n") // nobody hears it if it was ready
 	}
 	return errors.Join(err, adopt.drop())
-}
-
-// sayInto makes the shim's last words go where those of order's instance go.
-func sayInto(order Launch) error {
-	path := filepath.Join(order.Home.Instance(order.Instance.Stack, order.Instance.Name), "shim.log")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dup(int(f.Fd()), 2), f.Close())
 }
 
 // spareMachine is a machine that waits.

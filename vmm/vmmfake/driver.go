@@ -28,6 +28,8 @@ type Options struct {
 	Setup func(ctx context.Context, s agentproto.Setup) error
 	// Start runs before a process starts, which fails with its error.
 	Start func(ctx context.Context, s agentproto.Start) error
+	// Adopt runs in Machine.Adopt, which fails with its error.
+	Adopt func(cfg *vmm.Config) error
 }
 
 // Driver makes machines in memory.

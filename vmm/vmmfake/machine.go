@@ -35,6 +35,7 @@ type Machine struct {
 
 	mu          sync.Mutex // guards the following
 	ended       bool
+	console     string // path
 	disks       map[string]vmm.Disk
 	guest, host map[uint32]*listener
 	conns       map[*conn]struct{}
@@ -44,11 +45,36 @@ type Machine struct {
 var (
 	_ vmm.Machine  = (*Machine)(nil)
 	_ vmm.Attacher = (*Machine)(nil)
+	_ vmm.Adopter  = (*Machine)(nil)
 )
+
+// Adopt implements vmm.Adopter, as far as Options let it.
+func (m *Machine) Adopt(ctx context.Context, cfg *vmm.Config) error {
+	if fn := m.driver.o.Adopt; fn != nil {
+		if err := fn(cfg); err != nil {
+			return err
+		}
+	}
+	if old := m.cfg; cfg.CPUs != old.CPUs || cfg.Memory != old.Memory || cfg.Kernel != old.Kernel || cfg.Initramfs != old.Initramfs {
+		return errs.New(errs.FailedPrecondition, "machine %s is of another make", old.Name)
+	}
+	m.mu.Lock()
+	m.console = cfg.Console
+	m.mu.Unlock()
+	for _, d := range cfg.Disks {
+		if err := m.DetachDisk(ctx, d.ID); err != nil && !errs.Is(err, errs.NotFound) {
+			return err
+		}
+		if err := m.AttachDisk(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func newMachine(d *Driver, cfg *vmm.Config) *Machine {
 	m := &Machine{
-		driver: d, cfg: *cfg, up: make(chan struct{}), gone: make(chan struct{}),
+		driver: d, cfg: *cfg, console: cfg.Console, up: make(chan struct{}), gone: make(chan struct{}),
 		disks: map[string]vmm.Disk{}, guest: map[uint32]*listener{}, host: map[uint32]*listener{},
 		conns: map[*conn]struct{}{}, plugged: make(chan struct{}),
 	}
@@ -139,10 +165,13 @@ func (m *Machine) Panic(text string) {
 
 // Print appends to the console.
 func (m *Machine) Print(text string) {
-	if m.cfg.Console == "" {
+	m.mu.Lock()
+	path := m.console
+	m.mu.Unlock()
+	if path == "" {
 		return
 	}
-	f, err := os.OpenFile(m.cfg.Console, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return // a console that cannot be written does not end a machine
 	}

@@ -1,4 +1,4 @@
-package shim
+package cli
 
 import "golang.org/x/sys/unix"
 

@@ -1,0 +1,179 @@
+package shim
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/vmm"
+	"github.com/vzcompose/vzcompose/vmm/vmmfake"
+)
+
+// spare starts a spare of the make of r's instance, which rehearses with args.
+func (r *rig) spare(args ...string) (pool store.Home, ready <-chan struct{}) {
+	r.t.Helper()
+	pool = r.launch.Home.Pool()
+	l := r.launch
+	l.Home, l.Spare = pool, true
+	l.Instance.Stack, l.Instance.Name = ".spare", "one"
+	spec := *l.Instance.Runtime
+	process := *spec.Process
+	process.Args = args
+	spec.Process, l.Instance.Runtime = &process, &spec
+	if err := os.MkdirAll(pool.Instance(".spare", "one"), 0o700); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.WriteFile(pool.Writable(".spare", "one"), nil, 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop, r.ended = cancel, make(chan error, 1)
+	waits := make(chan struct{})
+	go func() {
+		r.ended <- RunSpare(ctx, r.driver, l, func() { close(waits) }, func(Launch) error { return nil })
+	}()
+	r.t.Cleanup(func() {
+		cancel()
+		r.end()
+		if left, err := pool.ListInstances(".spare"); len(left) > 0 || err != nil {
+			r.t.Errorf("left in the pool: %q, %v", left, err)
+		}
+	})
+	return pool, waits
+}
+
+// hand gives the spare text, and answers its line.
+func (r *rig) hand(pool store.Home, text []byte) string {
+	r.t.Helper()
+	c, err := net.Dial("unix", pool.Socket(".spare", "one"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Write(text); err != nil {
+		r.t.Fatal(err)
+	}
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil && err != io.EOF {
+		r.t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+func (r *rig) order() []byte {
+	b, err := json.Marshal(r.launch)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
+}
+
+// What is no order changes nothing; what is one makes the spare the instance's
+// shim, with the machine that waited.
+func TestSpareBecomesAnInstance(t *testing.T) {
+	r := newRig(t, vmmfake.Options{}, "sleep", "1000")
+	pool, ready := r.spare("true")
+	<-ready
+	m := r.driver.Machine(".spare-one")
+	if m == nil || len(m.Setups()) != 1 {
+		t.Fatal("no machine that has rehearsed")
+	}
+	for _, text := range []string{"nonsense\n", "{}\n", `{"home":{"dir":"/x"}}` + "\n"} {
+		if said := r.hand(pool, []byte(text)); said == "" || said == shimproto.Ready {
+			t.Errorf("%q: it says %q", text, said)
+		}
+	}
+	if said := r.hand(pool, r.order()); said != shimproto.Ready {
+		t.Fatalf("it says %q", said)
+	}
+	c, news := r.client()
+	r.until(c, news, lifecycle.Started)
+	if rec := r.record(); rec.Origin != string(vmm.Pooled) || len(rec.Notes) > 0 || rec.Boots != 1 {
+		t.Errorf("on record is %+v", rec)
+	}
+	if n := len(r.driver.Machines()); n != 1 || r.driver.Machine(".spare-one") != m {
+		t.Errorf("%d machines, and the one that waited is gone", n)
+	}
+	if alive, err := pool.Alive(".spare", "one"); alive || err != nil {
+		t.Errorf("the spare still holds its lock: %v, %v", alive, err)
+	}
+}
+
+// A machine that cannot be adopted is ended, and another booted.
+func TestSpareThatCannotBeAdopted(t *testing.T) {
+	r := newRig(t, vmmfake.Options{Adopt: func(*vmm.Config) error { return errors.New("not today") }}, "sleep", "1000")
+	pool, ready := r.spare("true")
+	<-ready
+	if said := r.hand(pool, r.order()); said != shimproto.Ready {
+		t.Fatalf("it says %q", said)
+	}
+	c, news := r.client()
+	r.until(c, news, lifecycle.Started)
+	if rec := r.record(); rec.Origin == string(vmm.Pooled) || len(rec.Notes) != 1 || !strings.Contains(rec.Notes[0], "not today") {
+		t.Errorf("on record is %+v", rec)
+	}
+	if r.driver.Machine(".spare-one") != nil || r.driver.Machine("shop-web-1") == nil {
+		t.Errorf("machines: %v", r.driver.Machines())
+	}
+}
+
+// An instance that another shim has is not taken from it: the spare says so and
+// ends, with its machine.
+func TestSpareForAnInstanceThatIsTaken(t *testing.T) {
+	r := newRig(t, vmmfake.Options{}, "sleep", "1000")
+	lock, err := r.launch.Home.LockInstance("shop", "web-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, ready := r.spare("true")
+	<-ready
+	if said := r.hand(pool, r.order()); !strings.Contains(said, "lock") {
+		t.Errorf("it says %q", said)
+	}
+	if err := <-r.ended; err == nil {
+		t.Error("it ended without an error")
+	}
+	r.ended = nil
+	lock.Release()
+	if n := len(r.driver.Machines()); n != 0 {
+		t.Errorf("%d machines are left", n)
+	}
+}
+
+// What does not come through its rehearsal never waits.
+func TestRehearsalThatFails(t *testing.T) {
+	for _, args := range [][]string{{"false"}, {"not-there"}} {
+		r := newRig(t, vmmfake.Options{}, "sleep", "1000")
+		_, ready := r.spare(args...)
+		select {
+		case <-ready:
+			t.Errorf("%q: it waits", args)
+		case err := <-r.ended:
+			if err == nil || !strings.Contains(err.Error(), "rehearse") {
+				t.Errorf("%q: %v", args, err)
+			}
+			r.ended = nil
+		}
+	}
+}
+
+// A machine that is lost while it waits ends its spare.
+func TestSpareWhoseMachineIsLost(t *testing.T) {
+	r := newRig(t, vmmfake.Options{}, "sleep", "1000")
+	_, ready := r.spare("true")
+	<-ready
+	r.driver.Machine(".spare-one").Crash(errors.New("struck by lightning"))
+	if err := <-r.ended; err == nil || !strings.Contains(err.Error(), "lightning") {
+		t.Errorf("got %v", err)
+	}
+	r.ended = nil
+}
