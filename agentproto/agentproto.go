@@ -47,8 +47,11 @@ type Empty struct{}
 type Setup struct {
 	// Hostname of the machine, and of the container unless its spec says other.
 	Hostname string `json:"hostname"`
-	// Time is the host's clock, set before anything runs.
+	// Time is the host's clock, set before anything runs. Client.Setup sets it
+	// where it is zero.
 	Time time.Time `json:"time"`
+	// Clock is what the machine's monotonic clock showed at Time; 0: Time is now.
+	Clock time.Duration `json:"clock,omitempty"`
 	// Entropy is mixed into the kernel's pool and credited, before anything
 	// runs: at least 32 bytes.
 	Entropy []byte `json:"entropy"`

@@ -44,7 +44,7 @@ func messages() []any {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	return []any{
 		&Empty{},
-		&Setup{Hostname: "h", Time: at, Entropy: []byte{1, 2}, Root: Root{Lower: "l", Upper: "u"}, Volumes: []Volume{{ID: "v", ReadOnly: true}}},
+		&Setup{Hostname: "h", Time: at, Clock: 1, Entropy: []byte{1, 2}, Root: Root{Lower: "l", Upper: "u"}, Volumes: []Volume{{ID: "v", ReadOnly: true}}},
 		&SetupResult{Kernel: "k", Phases: []Phase{{Name: "p", Start: 1, Duration: 2}}},
 		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Stdin: "1", Stdout: "2", Stderr: "3"},
 		&Started{PID: 1, Elapsed: 2},

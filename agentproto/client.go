@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
@@ -48,8 +49,16 @@ func (c *Client) Err() error { return c.c.Err() }
 // Close ends the connection; the machine goes on.
 func (c *Client) Close() error { return c.c.Close() }
 
-// Setup makes the machine that of one instance.
+// Setup makes the machine that of one instance. The time, where p has none, is
+// told by what the agent's clock showed in its greeting: how long that takes to
+// come does matter, and how long Setup takes to go does not.
 func (c *Client) Setup(ctx context.Context, p Setup) (r SetupResult, err error) {
+	if p.Time.IsZero() {
+		p.Time, p.Clock = c.c.Welcomed(), c.c.Welcome().Clock
+		if p.Clock == 0 {
+			p.Time = time.Now()
+		}
+	}
 	err = c.c.Call(ctx, MethodSetup, p, &r)
 	return r, err
 }

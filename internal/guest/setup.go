@@ -33,6 +33,8 @@ const (
 	diskLimit  = 20 * time.Second // for the disks to appear
 	maxVolumes = 128
 	minEntropy = 32 // bytes
+	// maxClockAge is how long ago the time may have been told.
+	maxClockAge = 24 * time.Hour
 )
 
 // Where the root's parts are mounted.
@@ -101,6 +103,8 @@ func checkSetup(s agentproto.Setup) error {
 		return errs.New(errs.InvalidArgument, "host name of %d bytes", len(s.Hostname))
 	case s.Time.Before(time.Unix(0, 0)) || s.Time.Year() > 2200:
 		return errs.New(errs.InvalidArgument, "clock set to %v", s.Time)
+	case s.Clock < 0 || s.Clock > 0 && (monotonic()-s.Clock < 0 || monotonic()-s.Clock > maxClockAge):
+		return errs.New(errs.InvalidArgument, "clock set by what it was at %v", s.Clock)
 	case len(s.Entropy) < minEntropy || len(s.Entropy) > maxEntropy:
 		return errs.New(errs.InvalidArgument, "entropy of %d bytes is not %d to %d", len(s.Entropy), minEntropy, maxEntropy)
 	}
@@ -186,7 +190,11 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 // identify makes this machine unlike its template: clones share clock, random
 // numbers and name until it has run.
 func (m *setup) identify() error {
-	ts := unix.NsecToTimespec(m.want.Time.UnixNano())
+	now := m.want.Time
+	if m.want.Clock != 0 {
+		now = now.Add(monotonic() - m.want.Clock)
+	}
+	ts := unix.NsecToTimespec(now.UnixNano())
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
 		return fmt.Errorf("set the clock: %w", err)
 	}
@@ -367,4 +375,14 @@ func kernelName() string {
 	}
 	return unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:]) + " " +
 		unix.ByteSliceToString(u.Machine[:])
+}
+
+// monotonic is the machine's monotonic clock. It goes on where it was in a
+// machine that is restored.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) != nil {
+		return 0 // there is one in every kernel
+	}
+	return time.Duration(ts.Nano())
 }

@@ -201,7 +201,6 @@ func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 	defer cancel()
 	set := agentproto.Setup{
 		Hostname: s.inst.Runtime.Hostname,
-		Time:     time.Now(),
 		Entropy:  make([]byte, 64),
 		Root:     agentproto.Root{Lower: diskRoot, Upper: diskWritable},
 	}

@@ -41,6 +41,7 @@ type Notice struct {
 type Client struct {
 	f       *framer
 	welcome Welcome
+	at      time.Time // when it came
 	notices func(Notice)
 
 	mu      sync.Mutex // guards the following
@@ -66,7 +67,7 @@ func NewClient(ctx context.Context, c net.Conn, h Hello, notices func(Notice)) (
 		_ = c.Close() // the greeting's error is the one to tell
 		return nil, err
 	}
-	cl := &Client{f: f, welcome: w, notices: notices, waiting: map[uint64]chan response{}, done: make(chan struct{})}
+	cl := &Client{f: f, welcome: w, at: time.Now(), notices: notices, waiting: map[uint64]chan response{}, done: make(chan struct{})}
 	go cl.read()
 	return cl, nil
 }
@@ -79,6 +80,9 @@ func closeOnDone(ctx context.Context, c net.Conn) func() bool {
 
 // Welcome is what the peer said of itself.
 func (c *Client) Welcome() Welcome { return c.welcome }
+
+// Welcomed is when the welcome came.
+func (c *Client) Welcomed() time.Time { return c.at }
 
 // Done is closed when the connection has ended; Err then says why.
 func (c *Client) Done() <-chan struct{} { return c.done }

@@ -212,9 +212,12 @@ type Hello struct {
 
 // Welcome answers a Hello.
 type Welcome struct {
-	Version int        `json:"version"`         // of the listening side
-	Build   string     `json:"build,omitempty"` // its build, for people
-	Error   *errs.Wire `json:"error,omitempty"` // set: the connection ends here
+	Version int    `json:"version"`         // of the listening side
+	Build   string `json:"build,omitempty"` // its build, for people
+	// Clock is what a clock of the listening side showed when it wrote this, where
+	// it has one that counts; the dialling side may know what time that was.
+	Clock time.Duration `json:"clock,omitempty"`
+	Error *errs.Wire    `json:"error,omitempty"` // set: the connection ends here
 }
 
 // dial sends the hello and checks the answer. The caller bounds it by c's

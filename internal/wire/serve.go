@@ -51,6 +51,8 @@ type Server struct {
 	// Greet, where set, is told of each control connection before its first
 	// call; it may keep notify to send notices until ctx ends.
 	Greet func(ctx context.Context, notify func(topic string, body any) error)
+	// Clock, where set, is asked for Welcome's Clock.
+	Clock func() time.Duration
 }
 
 // ServeConn answers one connection until it ends or ctx does. It owns c, except
@@ -77,7 +79,11 @@ func (s *Server) ServeConn(ctx context.Context, c net.Conn) error {
 	if h.Purpose == Bytes {
 		return s.openStream(f, h.Token)
 	}
-	if err := f.writeJSON(kindWelcome, Welcome{Version: s.Version, Build: s.Build}); err != nil {
+	w := Welcome{Version: s.Version, Build: s.Build}
+	if s.Clock != nil {
+		w.Clock = s.Clock()
+	}
+	if err := f.writeJSON(kindWelcome, w); err != nil {
 		_ = c.Close()
 		return fmt.Errorf("welcome: %w", err)
 	}

@@ -40,16 +40,6 @@ func poolOf(t *testing.T) (*stack, store.Home, *engine.Engine) {
 	return s, h, e
 }
 
-// origin is how the machine of an instance came to be.
-func (s *stack) origin(h store.Home, instance string) string {
-	s.t.Helper()
-	st := must(h.ReadState(s.name, instance))
-	if len(st.Notes) > 0 {
-		s.t.Errorf("notes: %q", st.Notes)
-	}
-	return st.Origin
-}
-
 func waiting(e *engine.Engine) int { return len(must(e.Spares())) }
 
 // Machines that wait become the next instances, and work like any other: nothing

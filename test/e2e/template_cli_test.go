@@ -16,6 +16,16 @@ func warmOnly(t *testing.T) {
 	}
 }
 
+// origin is how the machine of an instance came to be.
+func (s *stack) origin(h store.Home, instance string) string {
+	s.t.Helper()
+	st := must(h.ReadState(s.name, instance))
+	if len(st.Notes) > 0 {
+		s.t.Errorf("notes: %q", st.Notes)
+	}
+	return st.Origin
+}
+
 // A template is made once, ahead or when it is needed; --cold does without.
 func TestTemplateCommands(t *testing.T) {
 	s := scenario(t, `

@@ -41,6 +41,7 @@ func newMill(t *testing.T, dir string) mill {
 	if shared.cache == "" {
 		t.Skip("VZCOMPOSE_E2E is not set: no machines")
 	}
+	warmOnly(t)
 	ctx := t.Context()
 	home := store.Home{Dir: shared.home}
 	images := must(image.Open(home.Images()))

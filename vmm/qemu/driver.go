@@ -187,7 +187,7 @@ func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.Fi
 		errs.New(errs.DeadlineExceeded, "qemu did not open its monitor within %s", monitorLimit))
 	defer cancel()
 	if m.qmp, err = dialQMP(qctx, ours[0], m.takeEvent); err != nil {
-		return nil, m.explain(err)
+		return nil, m.lost(ctx, err)
 	}
 	close(m.monitored)
 	un.Release()
