@@ -90,15 +90,34 @@ func fill(f *os.File, size uint64) error {
 	if err != nil {
 		return errs.New(errs.Internal, "read template: %w", err)
 	}
-	var b [4 + blockSize]byte
+	// The template has blocks in order; those in a row are written at once.
+	var head [4]byte
+	run := make([]byte, 0, maxRun*blockSize)
+	var at int64 // where run belongs, in bytes
+	flush := func() error {
+		_, err := f.WriteAt(run, at)
+		run = run[:0]
+		return err
+	}
 	for {
-		if _, err := io.ReadFull(z, b[:]); err == io.EOF {
-			return nil
+		if _, err := io.ReadFull(z, head[:]); err == io.EOF {
+			return flush()
 		} else if err != nil {
 			return errs.New(errs.Internal, "read template: %w", err)
 		}
-		if _, err := f.WriteAt(b[4:], int64(binary.BigEndian.Uint32(b[:]))*blockSize); err != nil {
-			return err
+		next := int64(binary.BigEndian.Uint32(head[:])) * blockSize
+		if next != at+int64(len(run)) || len(run) == cap(run) {
+			if err := flush(); err != nil {
+				return err
+			}
+			at = next
+		}
+		run = run[:len(run)+blockSize]
+		if _, err := io.ReadFull(z, run[len(run)-blockSize:]); err != nil {
+			return errs.New(errs.Internal, "read template: %w", err)
 		}
 	}
 }
+
+// maxRun is how many blocks are written at once.
+const maxRun = 64
