@@ -61,7 +61,10 @@ func (f finder) find(ctx context.Context, want map[string]bool, found func(id, d
 // watchDevices calls look, and again at all news of devices, until it is content
 // or ctx ends, whose cause is answered then.
 func watchDevices(ctx context.Context, listen func() (io.ReadCloser, error), look func() bool) error {
-	news, err := listen() // before the first look, so that nothing comes in between
+	if look() { // what is there already needs no listening
+		return nil
+	}
+	news, err := listen() // before the next look, so that nothing comes in between
 	if err != nil {
 		return fmt.Errorf("listen for devices: %w", err)
 	}
@@ -156,14 +159,18 @@ func probe(dev string) (string, error) {
 }
 
 func mountExt4(id, dev, at string, flags uintptr) error {
-	fstype, err := probe(dev)
-	if err == nil && fstype != "ext4" {
-		err = errs.New(errs.DataLoss, "it holds %s, not ext4", fstype)
+	err := mountDisk(id, dev, at, "ext4", flags, "")
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("disk %q: %w", id, err)
+	fstype, perr := probe(dev)
+	if perr == nil && fstype != "ext4" {
+		perr = errs.New(errs.DataLoss, "it holds %s, not ext4", fstype)
 	}
-	return mountDisk(id, dev, at, fstype, flags, "")
+	if perr != nil {
+		return fmt.Errorf("disk %q: %w", id, perr)
+	}
+	return err
 }
 
 func mountDisk(id, dev, at, fstype string, flags uintptr, data string) error {
