@@ -205,8 +205,10 @@ func weigh(ctx context.Context, o options, all []entrant, out io.Writer) error {
 	var crowds []crowd
 	for _, e := range all {
 		v, ok := e.contender.(*vzcompose)
-		if !ok { // missing
-			fmt.Fprintf(out, "- %s: not there: %s\n", e.name, e.missing)
+		if !ok {
+			if e.missing != "" {
+				fmt.Fprintf(out, "- %s: not there: %s\n", e.name, e.missing)
+			}
 			continue
 		}
 		if o.density > 0 {
