@@ -10,6 +10,7 @@
 package agentproto
 
 import (
+	"strconv"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -32,11 +33,22 @@ const (
 	MethodReset    = "reset"    // Reset → Empty: the machine may be set up anew
 	MethodPowerOff = "poweroff" // PowerOff → Empty, then the machine ends
 	MethodLog      = "log"      // Empty → Log; the kernel's ring and the agent's own
+	MethodResize   = "resize"   // Resize → Empty; the size of a process's terminal
+	MethodClock    = "clock"    // Clock → Empty; after the machine was held
+	MethodStats    = "stats"    // Empty → Stats
+	MethodTop      = "top"      // Empty → Top; the container's processes
+	MethodStat     = "stat"     // Stat → FileInfo; of a file in the container
+	MethodRead     = "read"     // Read → Empty; a tar of what is at a path, on a stream
+	MethodWrite    = "write"    // Write → Empty; unpacks a tar from a stream
+	MethodRelay    = "relay"    // Relay → Empty; a socket in the container, from now on
+	MethodUnrelay  = "unrelay"  // Unrelay → Empty; no longer
 )
 
 // Notices of the control connection.
 const (
-	NoticeExit = "exit" // Exit, for each process, in order of their ends
+	NoticeExit     = "exit"     // Exit, for each process, in order of their ends
+	NoticeOOM      = "oom"      // OOM, for each time that the kernel killed for memory
+	NoticeAccepted = "accepted" // Accepted, for each connection to a relay's socket
 )
 
 // Empty is no parameters, or no result.
@@ -60,6 +72,11 @@ type Setup struct {
 	// Volumes are disks that are mounted before the container's own mounts and
 	// that these refer to as "volume:ID".
 	Volumes []Volume `json:"volumes,omitempty"`
+	// Shares are folders or files of the host that are mounted like volumes and
+	// that mounts refer to as "share:ID".
+	Shares []Share `json:"shares,omitempty"`
+	// Files are put on a tmpfs of the machine; mounts refer to them as "file:ID".
+	Files []File `json:"files,omitempty"`
 }
 
 // Root says how the root filesystem is put together, at RootPath.
@@ -75,14 +92,46 @@ type Root struct {
 // runtime-spec.
 const RootPath = "/run/vz/root"
 
-// VolumeScheme precedes a volume's ID in a mount's source.
-const VolumeScheme = "volume:"
+// These precede the ID of a volume, a share or a file in a mount's source. Such
+// a mount is a bind.
+const (
+	VolumeScheme = "volume:"
+	ShareScheme  = "share:"
+	FileScheme   = "file:"
+)
 
 // Volume is a disk that holds a named volume.
 type Volume struct {
 	ID       string `json:"id"` // of the disk
 	ReadOnly bool   `json:"read_only,omitempty"`
+	// CopyUp, where set, is the path in the root whose files the volume gets if
+	// it is empty: they are copied with owners, modes and times.
+	CopyUp string `json:"copy_up,omitempty"`
+	// Type of the filesystem; "" is ext4, as volumes have it.
+	Type string `json:"type,omitempty"`
 }
+
+// Share is a virtio-fs of the machine.
+type Share struct {
+	ID       string `json:"id"` // its tag
+	ReadOnly bool   `json:"read_only,omitempty"`
+	// File is the name of the only file in a share of a single file, and then
+	// what a mount binds; "" binds the share's folder.
+	File string `json:"file,omitempty"`
+}
+
+// File is a secret, a config, or another small file that the host gives. All of
+// a set-up's files are at most MaxFiles bytes.
+type File struct {
+	ID   string `json:"id"` // 1 to 64 of [a-z0-9-]
+	Data []byte `json:"data"`
+	Mode uint32 `json:"mode"` // permission bits
+	UID  uint32 `json:"uid"`
+	GID  uint32 `json:"gid"`
+}
+
+// MaxFiles is what the files of a set-up come to at most, in bytes.
+const MaxFiles = 512 << 10
 
 // SetupResult says what the set-up cost.
 type SetupResult struct {
@@ -115,7 +164,14 @@ type Start struct {
 	// /etc/group and replaces process.user: "name", "uid", "name:group",
 	// "uid:gid".
 	User string `json:"user,omitempty"`
-	// The tokens of the streams. "" is /dev/null.
+	// Init puts a small init of ours before the container's process: it is its
+	// parent, passes signals on and reaps orphans.
+	Init bool `json:"init,omitempty"`
+	// Runtime, where set, is the path in the container's root of an OCI runtime
+	// that runs the container in the agent's place. Init only.
+	Runtime string `json:"runtime,omitempty"`
+	// The tokens of the streams. "" is /dev/null. With process.terminal Stdin is
+	// what is typed, Stdout what is shown, and Stderr is "".
 	Stdin  string `json:"stdin,omitempty"`
 	Stdout string `json:"stdout,omitempty"`
 	Stderr string `json:"stderr,omitempty"`
@@ -154,6 +210,7 @@ type Exit struct {
 	Code   int       `json:"code"`             // status, or 128+n for signal n
 	Signal int       `json:"signal,omitempty"` // Linux number, where one ended it
 	OOM    bool      `json:"oom,omitempty"`    // the memory limit of its cgroup was hit
+	Full   bool      `json:"full,omitempty"`   // of the container's own: its writable layer had no space left
 	At     time.Time `json:"at"`
 }
 
@@ -171,4 +228,144 @@ type PowerOff struct{}
 type Log struct {
 	Kernel []byte `json:"kernel"` // the tail of the kernel's ring
 	Agent  []byte `json:"agent"`
+}
+
+// Resize sets the size of a process's terminal, in characters.
+type Resize struct {
+	ID   string `json:"id"`
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Clock sets the machine's wall clock.
+type Clock struct {
+	Time time.Time `json:"time"`
+}
+
+// Stats is what the container uses. Counters are since the container's start.
+type Stats struct {
+	Processes      int           `json:"processes"`
+	ProcessesLimit uint64        `json:"processes_limit"` // 0: none
+	Memory         uint64        `json:"memory"`          // bytes, without inactive page cache
+	MemoryCache    uint64        `json:"memory_cache"`    // bytes of page cache
+	MemoryPeak     uint64        `json:"memory_peak"`     // bytes; 0: the kernel does not tell
+	MemoryLimit    uint64        `json:"memory_limit"`    // bytes; 0: none
+	CPU            time.Duration `json:"cpu"`             // time on CPUs
+	CPUUser        time.Duration `json:"cpu_user"`
+	CPUSystem      time.Duration `json:"cpu_system"`
+	CPUThrottled   time.Duration `json:"cpu_throttled"`
+	OOMKills       uint64        `json:"oom_kills"`
+	BlockRead      uint64        `json:"block_read"`    // bytes
+	BlockWritten   uint64        `json:"block_written"` // bytes
+	WritableUsed   uint64        `json:"writable_used"` // bytes of the writable layer
+	WritableSize   uint64        `json:"writable_size"` // bytes
+	Networks       []NetStats    `json:"networks,omitempty"`
+	At             time.Time     `json:"at"` // of the machine's clock
+}
+
+// NetStats is what went through an interface of the machine, lo excepted.
+type NetStats struct {
+	Name            string `json:"name"`
+	Received        uint64 `json:"received"` // bytes
+	ReceivedPackets uint64 `json:"received_packets"`
+	Sent            uint64 `json:"sent"` // bytes
+	SentPackets     uint64 `json:"sent_packets"`
+}
+
+// Top lists the container's processes.
+type Top struct {
+	Processes []TopProcess `json:"processes"`
+}
+
+// TopProcess is one of them. IDs are those that the container sees; 0 where it
+// sees none.
+type TopProcess struct {
+	PID     int           `json:"pid"`
+	PPID    int           `json:"ppid"`
+	UID     uint32        `json:"uid"`
+	State   string        `json:"state"` // the letter of proc(5)
+	Started time.Time     `json:"started"`
+	CPU     time.Duration `json:"cpu"`
+	RSS     uint64        `json:"rss"` // bytes
+	Command string        `json:"command"`
+}
+
+// Stat asks for a file of the container, as its own process would see it.
+type Stat struct {
+	Path string `json:"path"` // absolute
+}
+
+// FileInfo describes a file.
+type FileInfo struct {
+	Name  string `json:"name"`   // its last element
+	Mode  uint32 `json:"mode"`   // of io/fs: type and permission bits; a link is not followed
+	Size  int64  `json:"size"`   // bytes
+	Link  string `json:"link"`   // what a symbolic link says
+	IsDir bool   `json:"is_dir"` // it is a directory, or a link to one
+}
+
+// Read sends a tar of a file or a tree. The answer comes when all of it was
+// written to the stream.
+type Read struct {
+	Path   string `json:"path"`
+	Stream string `json:"stream"` // token
+	// Follow has a symbolic link at Path itself followed; within a tree none is.
+	Follow bool `json:"follow,omitempty"`
+}
+
+// Write unpacks a tar below a directory that exists. Nothing is written outside
+// of it, whatever the tar and links in the container say.
+type Write struct {
+	Path   string `json:"path"`
+	Stream string `json:"stream"` // token
+	// KeepOwner keeps the owners of the tar; otherwise all is the container's
+	// root's.
+	KeepOwner bool `json:"keep_owner,omitempty"`
+}
+
+// Direction of a relay.
+type Direction string
+
+const (
+	OutOf Direction = "out_of" // the server is in the container: host streams are connected to it
+	Into  Direction = "into"   // the server is on the host: the container connects, the host takes it
+)
+
+// Relay is a unix socket in the container. It goes with the container's process.
+//
+// OutOf: each stream that the host opens with the token RelayToken(ID) is
+// connected to Path, or aborted with why not. Into: the agent listens at Path,
+// says NoticeAccepted for each connection, and the host opens a stream with the
+// token in it.
+type Relay struct {
+	ID        string    `json:"id"` // 1 to 64 of [a-z0-9-]
+	Direction Direction `json:"direction"`
+	Path      string    `json:"path"`           // absolute, of any length
+	Mode      uint32    `json:"mode,omitempty"` // permission bits of an Into socket; 0: 0600
+	UID       uint32    `json:"uid,omitempty"`  // its owner
+	GID       uint32    `json:"gid,omitempty"`
+}
+
+// RelayToken is the token of a stream to an OutOf relay.
+func RelayToken(id string) string { return "relay:" + id }
+
+// VsockToken is the token of a stream to a port of AF_VSOCK on which a process
+// in the machine listens.
+func VsockToken(port uint32) string { return "vsock:" + strconv.FormatUint(uint64(port), 10) }
+
+// Unrelay ends a relay; connections that it carries go on. Twice is fine.
+type Unrelay struct {
+	ID string `json:"id"`
+}
+
+// Accepted is a connection to an Into relay that waits for the host.
+type Accepted struct {
+	Relay string `json:"relay"`
+	Token string `json:"token"`
+}
+
+// OOM says that the kernel has killed in a container's cgroup for its limit.
+type OOM struct {
+	Kills uint64    `json:"kills"` // since the container's start
+	At    time.Time `json:"at"`
 }

@@ -44,17 +44,30 @@ func messages() []any {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	return []any{
 		&Empty{},
-		&Setup{Hostname: "h", Time: at, Clock: 1, Entropy: []byte{1, 2}, Root: Root{Lower: "l", Upper: "u"}, Volumes: []Volume{{ID: "v", ReadOnly: true}}},
+		&Setup{Hostname: "h", Time: at, Clock: 1, Entropy: []byte{1, 2}, Root: Root{Lower: "l", Upper: "u"}, Volumes: []Volume{{ID: "v", ReadOnly: true, CopyUp: "/c", Type: "t"}},
+			Shares: []Share{{ID: "s", ReadOnly: true, File: "f"}}, Files: []File{{ID: "f", Data: []byte{1}, Mode: 2, UID: 3, GID: 4}}},
 		&SetupResult{Kernel: "k", Phases: []Phase{{Name: "p", Start: 1, Duration: 2}}},
-		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Stdin: "1", Stdout: "2", Stderr: "3"},
+		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Init: true, Runtime: "r", Stdin: "1", Stdout: "2", Stderr: "3"},
 		&Started{PID: 1, Elapsed: 2},
 		&Signal{ID: "i", Signal: 9, All: true},
 		&Wait{ID: "i"},
 		&Release{ID: "i"},
-		&Exit{ID: "i", Code: 137, Signal: 9, OOM: true, At: at},
+		&Exit{ID: "i", Code: 137, Signal: 9, OOM: true, Full: true, At: at},
 		&Reset{},
 		&PowerOff{},
 		&Log{Kernel: []byte("k"), Agent: []byte("a")},
+		&Resize{ID: "i", Rows: 1, Cols: 2},
+		&Clock{Time: at},
+		&Stats{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, []NetStats{{"n", 1, 2, 3, 4}}, at},
+		&Top{Processes: []TopProcess{{1, 2, 3, "R", at, 4, 5, "c"}}},
+		&Stat{Path: "p"},
+		&FileInfo{Name: "n", Mode: 1, Size: 2, Link: "l", IsDir: true},
+		&Read{Path: "p", Stream: "s", Follow: true},
+		&Write{Path: "p", Stream: "s", KeepOwner: true},
+		&Relay{ID: "i", Direction: Into, Path: "p", Mode: 1, UID: 2, GID: 3},
+		&Unrelay{ID: "i"},
+		&Accepted{Relay: "r", Token: "t"},
+		&OOM{Kills: 1, At: at},
 	}
 }
 

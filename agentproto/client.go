@@ -14,16 +14,35 @@ import (
 // goroutines.
 type Client struct{ c *wire.Client }
 
-// NewClient greets on conn, which it owns from here on. onExit (may be nil) is
-// told of every process's end, in order; it must not block. ctx bounds the
-// greeting.
-func NewClient(ctx context.Context, conn net.Conn, onExit func(Exit)) (*Client, error) {
-	c, err := wire.NewClient(ctx, conn, hello(), func(n wire.Notice) {
-		var e Exit
-		if n.Topic == NoticeExit && onExit != nil && json.Unmarshal(n.Body, &e) == nil {
-			onExit(e)
-		}
-	})
+// Notices are told what the agent says unasked. Each may be nil; none may block.
+type Notices struct {
+	Exit     func(Exit) // of every process's end, in order
+	OOM      func(OOM)
+	Accepted func(Accepted)
+}
+
+func (n Notices) dispatch(w wire.Notice) {
+	switch w.Topic {
+	case NoticeExit:
+		tell(w, n.Exit)
+	case NoticeOOM:
+		tell(w, n.OOM)
+	case NoticeAccepted:
+		tell(w, n.Accepted)
+	}
+}
+
+// tell drops what cannot be read: the guest is hostile.
+func tell[T any](w wire.Notice, fn func(T)) {
+	var v T
+	if fn != nil && json.Unmarshal(w.Body, &v) == nil {
+		fn(v)
+	}
+}
+
+// NewClient greets on conn, which it owns from here on. ctx bounds the greeting.
+func NewClient(ctx context.Context, conn net.Conn, hear Notices) (*Client, error) {
+	c, err := wire.NewClient(ctx, conn, hello(), hear.dispatch)
 	if err != nil {
 		return nil, fmt.Errorf("greet agent: %w", err)
 	}
@@ -103,4 +122,53 @@ func (c *Client) PowerOff(ctx context.Context) error {
 func (c *Client) Log(ctx context.Context) (l Log, err error) {
 	err = c.c.Call(ctx, MethodLog, Empty{}, &l)
 	return l, err
+}
+
+// Resize sets the size of a process's terminal; errs.FailedPrecondition where it has
+// none.
+func (c *Client) Resize(ctx context.Context, p Resize) error {
+	return c.c.Call(ctx, MethodResize, p, nil)
+}
+
+// Clock sets the machine's clock to the host's.
+func (c *Client) Clock(ctx context.Context) error {
+	return c.c.Call(ctx, MethodClock, Clock{Time: time.Now()}, nil)
+}
+
+// Stats asks what the container uses.
+func (c *Client) Stats(ctx context.Context) (r Stats, err error) {
+	err = c.c.Call(ctx, MethodStats, Empty{}, &r)
+	return r, err
+}
+
+// Top lists the container's processes.
+func (c *Client) Top(ctx context.Context) (r Top, err error) {
+	err = c.c.Call(ctx, MethodTop, Empty{}, &r)
+	return r, err
+}
+
+// Stat describes a file of the container; errs.NotFound.
+func (c *Client) Stat(ctx context.Context, p Stat) (r FileInfo, err error) {
+	err = c.c.Call(ctx, MethodStat, p, &r)
+	return r, err
+}
+
+// Read has a tar written to a stream.
+func (c *Client) Read(ctx context.Context, p Read) error {
+	return c.c.Call(ctx, MethodRead, p, nil)
+}
+
+// Write has a tar read from a stream and unpacked.
+func (c *Client) Write(ctx context.Context, p Write) error {
+	return c.c.Call(ctx, MethodWrite, p, nil)
+}
+
+// Relay opens a socket in the container.
+func (c *Client) Relay(ctx context.Context, p Relay) error {
+	return c.c.Call(ctx, MethodRelay, p, nil)
+}
+
+// Unrelay ends a relay.
+func (c *Client) Unrelay(ctx context.Context, id string) error {
+	return c.c.Call(ctx, MethodUnrelay, Unrelay{ID: id}, nil)
 }

@@ -16,6 +16,15 @@ type Agent interface {
 	Reset(context.Context, Reset) (Empty, error)
 	PowerOff(context.Context, PowerOff) (Empty, error)
 	Log(context.Context, Empty) (Log, error)
+	Resize(context.Context, Resize) (Empty, error)
+	Clock(context.Context, Clock) (Empty, error)
+	Stats(context.Context, Empty) (Stats, error)
+	Top(context.Context, Empty) (Top, error)
+	Stat(context.Context, Stat) (FileInfo, error)
+	Read(context.Context, Read) (Empty, error)
+	Write(context.Context, Write) (Empty, error)
+	Relay(context.Context, Relay) (Empty, error)
+	Unrelay(context.Context, Unrelay) (Empty, error)
 }
 
 // NewServer is the skeleton of the agent's side: it answers a's methods and
@@ -38,6 +47,15 @@ func NewServer(a Agent, build string, open func(token string, s *wire.Stream) er
 			MethodReset:    wire.Handle(a.Reset),
 			MethodPowerOff: wire.Handle(a.PowerOff),
 			MethodLog:      wire.Handle(a.Log),
+			MethodResize:   wire.Handle(a.Resize),
+			MethodClock:    wire.Handle(a.Clock),
+			MethodStats:    wire.Handle(a.Stats),
+			MethodTop:      wire.Handle(a.Top),
+			MethodStat:     wire.Handle(a.Stat),
+			MethodRead:     wire.Handle(a.Read),
+			MethodWrite:    wire.Handle(a.Write),
+			MethodRelay:    wire.Handle(a.Relay),
+			MethodUnrelay:  wire.Handle(a.Unrelay),
 		},
 	}
 }

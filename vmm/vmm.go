@@ -12,6 +12,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"path/filepath"
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -49,6 +50,30 @@ type Config struct {
 	// Disks are there when Boot returns or soon after; the agent finds them by
 	// their ID and waits for them.
 	Disks []Disk
+	// Shares are folders of the host, there when Boot returns or soon after; the
+	// agent finds them by their ID and waits for them.
+	Shares []Share
+}
+
+// Share is a folder of the host, or one file of it, that the guest mounts as
+// virtio-fs.
+type Share struct {
+	// ID is the tag by which the guest knows it: 1 to 20 of [a-z0-9-], unique in
+	// the machine.
+	ID string
+	// Path on the host, absolute. A symbolic link is followed when the machine is
+	// made, not later. Where it is a file, the share is a folder in which that
+	// file alone can be seen, under its own name.
+	Path string
+	// ReadOnly is enforced on the host.
+	ReadOnly bool
+}
+
+// Pauser is the optional ability to hold a machine's processors. What was on its
+// way stays; the guest's clocks stand still.
+type Pauser interface {
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
 }
 
 // Disk is a raw disk image.
@@ -207,7 +232,24 @@ func (c *Config) Check() error {
 		}
 		seen[d.ID] = true
 	}
+	for _, h := range c.Shares {
+		if err := h.Check(); err != nil {
+			return err
+		}
+		if seen[h.ID] {
+			return errs.New(errs.InvalidArgument, "two disks or shares with the id %q", h.ID)
+		}
+		seen[h.ID] = true
+	}
 	return nil
+}
+
+// Check answers what is wrong with h for any driver.
+func (h Share) Check() error {
+	if !filepath.IsAbs(h.Path) {
+		return errs.New(errs.InvalidArgument, "share %q of %q, which is not an absolute path", h.ID, h.Path)
+	}
+	return checkID("share", h.ID)
 }
 
 // Check answers what is wrong with d for any driver.
@@ -215,12 +257,16 @@ func (d Disk) Check() error {
 	if d.Path == "" {
 		return errs.New(errs.InvalidArgument, "disk %q without a path", d.ID)
 	}
-	ok := len(d.ID) >= 1 && len(d.ID) <= 20
-	for _, r := range d.ID {
+	return checkID("disk", d.ID)
+}
+
+func checkID(what, id string) error {
+	ok := len(id) >= 1 && len(id) <= 20
+	for _, r := range id {
 		ok = ok && (r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-')
 	}
 	if !ok {
-		return errs.New(errs.InvalidArgument, "disk id %q is not 1 to 20 of [a-z0-9-]", d.ID)
+		return errs.New(errs.InvalidArgument, "%s id %q is not 1 to 20 of [a-z0-9-]", what, id)
 	}
 	return nil
 }

@@ -83,7 +83,7 @@ func newBench(t *testing.T) *bench {
 
 func (b *bench) connect(onExit func(agentproto.Exit)) *agentproto.Client {
 	b.t.Helper()
-	h, err := agentproto.NewClient(b.ctx(), b.dial(), onExit)
+	h, err := agentproto.NewClient(b.ctx(), b.dial(), agentproto.Notices{Exit: onExit})
 	if err != nil {
 		b.t.Fatal(err)
 	}

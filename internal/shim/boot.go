@@ -191,7 +191,7 @@ func (s *shim) dialAgent(ctx context.Context, m vmm.Machine) (*agentproto.Client
 	if err != nil {
 		return nil, err
 	}
-	return agentproto.NewClient(ctx, conn, nil)
+	return agentproto.NewClient(ctx, conn, agentproto.Notices{})
 }
 
 // setUp gives the machine its identity and its root, and opens the output

@@ -109,7 +109,7 @@ func number(t *testing.T, text string) int64 {
 // introduced runs introduce as the container of a machine that it sets up, and
 // answers its streams, which end with ctx.
 func introduced(ctx context.Context, machine vmm.Machine, name string) (io.Writer, *bufio.Reader) {
-	agent := must(agentproto.NewClient(ctx, must(machine.Dial(ctx, vmm.AgentPort)), nil))
+	agent := must(agentproto.NewClient(ctx, must(machine.Dial(ctx, vmm.AgentPort)), agentproto.Notices{}))
 	set := agentproto.Setup{Hostname: name, Entropy: make([]byte, 64), Root: agentproto.Root{Lower: "root"}}
 	must(rand.Read(set.Entropy))
 	must(agent.Setup(ctx, set))

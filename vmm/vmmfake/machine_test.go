@@ -40,7 +40,7 @@ func greeted(t *testing.T, m *vmmfake.Machine, args ...string) *agentproto.Clien
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent, err := agentproto.NewClient(t.Context(), c, nil)
+	agent, err := agentproto.NewClient(t.Context(), c, agentproto.Notices{})
 	if err != nil {
 		t.Fatal(err)
 	}

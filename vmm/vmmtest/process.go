@@ -80,7 +80,7 @@ func (b *box) greet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	agent, err := agentproto.NewClient(ctx, c, func(e agentproto.Exit) { b.exits <- e })
+	agent, err := agentproto.NewClient(ctx, c, agentproto.Notices{Exit: func(e agentproto.Exit) { b.exits <- e }})
 	if err != nil {
 		t.Fatal(err)
 	}
