@@ -129,7 +129,8 @@ func (a *app) command() *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
-			a.upCommand(), a.downCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(),
+			a.upCommand(), a.downCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(),
+			a.killCommand(), a.waitCommand(), a.inspectCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(),
 			a.planCommand(), a.configCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(),
 			a.doctorCommand(), a.versionCommand(),
 		},

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/shim"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
@@ -109,7 +108,7 @@ func hang(home store.Home, i store.Instance, tell func()) error {
 }
 
 // deaf answers its status only.
-type deaf struct{}
+type deaf struct{ shimproto.Handler }
 
 func (deaf) now() shimproto.Status {
 	return shimproto.Status{State: lifecycle.Started, Boots: 1, PID: os.Getpid()}
@@ -117,6 +116,3 @@ func (deaf) now() shimproto.Status {
 
 func (d deaf) Status(context.Context, shimproto.Empty) (shimproto.Status, error) { return d.now(), nil }
 func (deaf) Stop(context.Context, shimproto.Stop) (shimproto.Status, error)      { select {} }
-func (deaf) Signal(context.Context, shimproto.Signal) (shimproto.Empty, error)   { select {} }
-func (deaf) Exec(context.Context, shimproto.Exec) (shimproto.ExecStarted, error) { select {} }
-func (deaf) Wait(context.Context, shimproto.Wait) (agentproto.Exit, error)       { select {} }

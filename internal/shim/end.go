@@ -157,6 +157,7 @@ func (s *shim) stop(grace *time.Duration) {
 		}
 		return
 	}
+	was := s.life
 	if err := s.move(lifecycle.Stop, "stopping"); err != nil {
 		return // there is nothing left to stop: final says so to whoever waits
 	}
@@ -170,10 +171,24 @@ func (s *shim) stop(grace *time.Duration) {
 		s.tasks.Go(func() { s.end(m, agent, d, hurry) })
 	}
 	if m, agent, err := s.running.get(); err == nil {
+		if p, ok := m.(vmm.Pauser); ok && was == lifecycle.Paused {
+			s.release(m, p)
+		}
 		s.stopping(agent, m)
 		return
 	}
 	s.abort(errs.New(errs.Canceled, "it was stopped")) // the boot; if it comes through all the same, it calls stopping
+}
+
+// release lets a held machine go on, so that it can be ended in order. One that
+// cannot is ended at once; keep sees the end of it.
+func (s *shim) release(m vmm.Machine, p vmm.Pauser) {
+	ctx, cancel := limit(context.Background(), callLimit, "resume the machine")
+	defer cancel()
+	if err := p.Resume(ctx); err != nil {
+		s.lost = fmt.Errorf("resume the machine: %w", err)
+		_ = m.Kill()
+	}
 }
 
 // end makes the process go: by the stop signal, after grace by SIGKILL, and if

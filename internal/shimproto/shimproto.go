@@ -26,11 +26,23 @@ const (
 
 // Methods.
 const (
-	MethodStatus = "status" // Empty → Status
-	MethodStop   = "stop"   // Stop → Status; answers when all is put away
-	MethodSignal = "signal" // Signal → Empty; to the container's process
-	MethodExec   = "exec"   // Exec → ExecStarted
-	MethodWait   = "wait"   // Wait → agentproto.Exit; of an exec
+	MethodStatus  = "status"  // Empty → Status
+	MethodStop    = "stop"    // Stop → Status; answers when all is put away
+	MethodSignal  = "signal"  // Signal → Empty; to the container's process
+	MethodExec    = "exec"    // Exec → ExecStarted
+	MethodWait    = "wait"    // Wait → agentproto.Exit; of an exec
+	MethodPause   = "pause"   // Empty → Status; holds the machine's processors
+	MethodResume  = "resume"  // Empty → Status
+	MethodResize  = "resize"  // Resize → Empty; the size of a terminal
+	MethodAttach  = "attach"  // Attach → Attached; to the container's process
+	MethodStats   = "stats"   // Empty → agentproto.Stats
+	MethodTop     = "top"     // Empty → agentproto.Top
+	MethodStat    = "stat"    // agentproto.Stat → agentproto.FileInfo
+	MethodRead    = "read"    // agentproto.Read → Empty
+	MethodWrite   = "write"   // agentproto.Write → Empty
+	MethodRelay   = "relay"   // state.Relay → Empty; one more on a running instance
+	MethodUnrelay = "unrelay" // Unrelay → Empty
+	MethodReload  = "reload"  // Empty → Empty; the record has changed in what takes effect as it runs
 )
 
 // NoticeStatus carries a Status on each change. The last one of a shim's life
@@ -51,6 +63,8 @@ type Status struct {
 	Phase    string          `json:"phase,omitempty"` // within booting and stopping
 	Cause    string          `json:"cause,omitempty"`
 	Exit     *state.Exit     `json:"exit,omitempty"`
+	Health   string          `json:"health,omitempty"`   // "", "starting", "healthy", "unhealthy"
+	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`
 	Boots    int             `json:"boots"`
@@ -78,13 +92,19 @@ type Signal struct {
 // Exec starts another process in the container. The streams are opened on this
 // socket by the same tokens, before or after.
 type Exec struct {
-	Args   []string `json:"args"`
-	Env    []string `json:"env,omitempty"` // added to the container's
-	Cwd    string   `json:"cwd,omitempty"` // "": the container's
-	User   string   `json:"user,omitempty"`
-	Stdin  string   `json:"stdin,omitempty"`
-	Stdout string   `json:"stdout,omitempty"`
-	Stderr string   `json:"stderr,omitempty"`
+	Args []string `json:"args"`
+	Env  []string `json:"env,omitempty"` // added to the container's
+	Cwd  string   `json:"cwd,omitempty"` // "": the container's
+	User string   `json:"user,omitempty"`
+	// TTY gives it a terminal of Rows by Cols (0: 24 by 80): Stderr is "" then.
+	TTY  bool   `json:"tty,omitempty"`
+	Rows uint16 `json:"rows,omitempty"`
+	Cols uint16 `json:"cols,omitempty"`
+	// Privileged gives it every capability.
+	Privileged bool   `json:"privileged,omitempty"`
+	Stdin      string `json:"stdin,omitempty"`
+	Stdout     string `json:"stdout,omitempty"`
+	Stderr     string `json:"stderr,omitempty"`
 }
 
 // ExecStarted names the new process.
@@ -95,6 +115,38 @@ type ExecStarted struct {
 // Wait names an exec to wait for.
 type Wait struct {
 	ID string `json:"id"`
+}
+
+// Resize sets the size of a process's terminal, in characters. ID is an exec's;
+// "" is the container's own process.
+type Resize struct {
+	ID   string `json:"id,omitempty"`
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Attach connects streams, opened on this socket by their tokens before the
+// call, with the container's process: what it says from now on comes on Stdout
+// and Stderr, also goes to the log. It may be called while the machine starts,
+// and misses nothing then. Of a process with a terminal all comes on Stdout.
+type Attach struct {
+	Stdin  string `json:"stdin,omitempty"`
+	Stdout string `json:"stdout,omitempty"`
+	Stderr string `json:"stderr,omitempty"`
+	// EndStdin ends the process's standard input with that of Stdin. Otherwise
+	// another attach may follow.
+	EndStdin bool `json:"end_stdin,omitempty"`
+}
+
+// Attached says what was attached to.
+type Attached struct {
+	TTY   bool `json:"tty"`
+	Stdin bool `json:"stdin"` // the process reads its standard input
+}
+
+// Unrelay ends a relay by the path of its destination.
+type Unrelay struct {
+	Destination string `json:"destination"`
 }
 
 // Client is a command's side.
@@ -169,6 +221,73 @@ func (c *Client) Wait(ctx context.Context, id string) (e agentproto.Exit, err er
 	return e, err
 }
 
+// Pause holds the machine's processors.
+func (c *Client) Pause(ctx context.Context) (s Status, err error) {
+	err = c.c.Call(ctx, MethodPause, Empty{}, &s)
+	return s, err
+}
+
+// Resume lets the machine's processors go on.
+func (c *Client) Resume(ctx context.Context) (s Status, err error) {
+	err = c.c.Call(ctx, MethodResume, Empty{}, &s)
+	return s, err
+}
+
+// Resize sets the size of a process's terminal.
+func (c *Client) Resize(ctx context.Context, p Resize) error {
+	return c.c.Call(ctx, MethodResize, p, nil)
+}
+
+// Attach connects streams with the container's process. They end with it.
+func (c *Client) Attach(ctx context.Context, p Attach) (a Attached, err error) {
+	err = c.c.Call(ctx, MethodAttach, p, &a)
+	return a, err
+}
+
+// Stats asks what the container uses.
+func (c *Client) Stats(ctx context.Context) (s agentproto.Stats, err error) {
+	err = c.c.Call(ctx, MethodStats, Empty{}, &s)
+	return s, err
+}
+
+// Top lists the container's processes.
+func (c *Client) Top(ctx context.Context) (t agentproto.Top, err error) {
+	err = c.c.Call(ctx, MethodTop, Empty{}, &t)
+	return t, err
+}
+
+// Stat describes a file of the container; errs.NotFound.
+func (c *Client) Stat(ctx context.Context, path string) (i agentproto.FileInfo, err error) {
+	err = c.c.Call(ctx, MethodStat, agentproto.Stat{Path: path}, &i)
+	return i, err
+}
+
+// Read has a tar of a path written to a stream that OpenStream has opened. It
+// answers when all of it is on its way.
+func (c *Client) Read(ctx context.Context, p agentproto.Read) error {
+	return c.c.Call(ctx, MethodRead, p, nil)
+}
+
+// Write has a tar read from a stream that OpenStream has opened, and unpacked.
+func (c *Client) Write(ctx context.Context, p agentproto.Write) error {
+	return c.c.Call(ctx, MethodWrite, p, nil)
+}
+
+// Relay adds a relay to the running instance; it goes with it.
+func (c *Client) Relay(ctx context.Context, p state.Relay) error {
+	return c.c.Call(ctx, MethodRelay, p, nil)
+}
+
+// Unrelay ends a relay; connections that it carries go on.
+func (c *Client) Unrelay(ctx context.Context, destination string) error {
+	return c.c.Call(ctx, MethodUnrelay, Unrelay{Destination: destination}, nil)
+}
+
+// Reload has the shim read the instance's record again.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.c.Call(ctx, MethodReload, Empty{}, nil)
+}
+
 // Handler answers a command: the shim.
 type Handler interface {
 	Status(context.Context, Empty) (Status, error)
@@ -176,6 +295,18 @@ type Handler interface {
 	Signal(context.Context, Signal) (Empty, error)
 	Exec(context.Context, Exec) (ExecStarted, error)
 	Wait(context.Context, Wait) (agentproto.Exit, error)
+	Pause(context.Context, Empty) (Status, error)
+	Resume(context.Context, Empty) (Status, error)
+	Resize(context.Context, Resize) (Empty, error)
+	Attach(context.Context, Attach) (Attached, error)
+	Stats(context.Context, Empty) (agentproto.Stats, error)
+	Top(context.Context, Empty) (agentproto.Top, error)
+	Stat(context.Context, agentproto.Stat) (agentproto.FileInfo, error)
+	Read(context.Context, agentproto.Read) (Empty, error)
+	Write(context.Context, agentproto.Write) (Empty, error)
+	Relay(context.Context, state.Relay) (Empty, error)
+	Unrelay(context.Context, Unrelay) (Empty, error)
+	Reload(context.Context, Empty) (Empty, error)
 }
 
 // NewServer is the skeleton of the shim's side.
@@ -187,11 +318,23 @@ func NewServer(h Handler, open func(token string, s *wire.Stream) error,
 		Open:     open,
 		Greet:    greet,
 		Methods: map[string]wire.Method{
-			MethodStatus: wire.Handle(h.Status),
-			MethodStop:   wire.Handle(h.Stop),
-			MethodSignal: wire.Handle(h.Signal),
-			MethodExec:   wire.Handle(h.Exec),
-			MethodWait:   wire.Handle(h.Wait),
+			MethodStatus:  wire.Handle(h.Status),
+			MethodStop:    wire.Handle(h.Stop),
+			MethodSignal:  wire.Handle(h.Signal),
+			MethodExec:    wire.Handle(h.Exec),
+			MethodWait:    wire.Handle(h.Wait),
+			MethodPause:   wire.Handle(h.Pause),
+			MethodResume:  wire.Handle(h.Resume),
+			MethodResize:  wire.Handle(h.Resize),
+			MethodAttach:  wire.Handle(h.Attach),
+			MethodStats:   wire.Handle(h.Stats),
+			MethodTop:     wire.Handle(h.Top),
+			MethodStat:    wire.Handle(h.Stat),
+			MethodRead:    wire.Handle(h.Read),
+			MethodWrite:   wire.Handle(h.Write),
+			MethodRelay:   wire.Handle(h.Relay),
+			MethodUnrelay: wire.Handle(h.Unrelay),
+			MethodReload:  wire.Handle(h.Reload),
 		},
 	}
 }

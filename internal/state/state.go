@@ -37,8 +37,9 @@ type Instance struct {
 	Created  time.Time `json:"created,omitzero"`
 	Started  time.Time `json:"started,omitzero"`
 	Finished time.Time `json:"finished,omitzero"`
-	Boots    int       `json:"boots,omitempty"` // how often a machine was booted for it
-	PID      int       `json:"pid,omitempty"`   // of the shim, for the reader only; never a sign of life
+	Restarts int       `json:"restarts,omitempty"` // by its restart policy, since it was started last
+	Boots    int       `json:"boots,omitempty"`    // how often a machine was booted for it
+	PID      int       `json:"pid,omitempty"`      // of the shim, for the reader only; never a sign of life
 
 	// Broken says why the record could not be read. State is Errored then, and
 	// nothing but removal is planned for it.
@@ -50,6 +51,7 @@ type Exit struct {
 	Code   int       `json:"code"`             // its status, or 128+n for signal n
 	Signal string    `json:"signal,omitempty"` // "SIGKILL" where a signal ended it
 	OOM    bool      `json:"oom,omitempty"`    // the memory limit ended it
+	Full   bool      `json:"full,omitempty"`   // its writable layer had no space left
 	At     time.Time `json:"at"`
 	// Requested: it ended because it was told to (stop, down), so that a Code of
 	// 0 does not mean that its work is done.
@@ -66,4 +68,17 @@ type Volume struct {
 type Image struct {
 	Ref    string `json:"ref"`
 	Digest string `json:"digest"`
+}
+
+// Relay is a unix socket on one side that stands for a server on the other.
+type Relay struct {
+	// Direction is "out_of": the server is in the container at Source, and
+	// Destination is a path of the host; or "into": the server is on the host at
+	// Source, and Destination is a path in the container.
+	Direction   string `json:"direction"`
+	Source      string `json:"source"`        // absolute
+	Destination string `json:"destination"`   // absolute
+	Mode        uint32 `json:"mode"`          // permission bits of Destination
+	UID         uint32 `json:"uid,omitempty"` // owner of Destination in the container
+	GID         uint32 `json:"gid,omitempty"`
 }

@@ -54,6 +54,70 @@ type Instance struct {
 	User        string        `json:"user,omitempty"`
 	StopSignal  int           `json:"stop_signal"` // Linux number
 	StopTimeout time.Duration `json:"stop_timeout"`
+
+	Stdin      bool          `json:"stdin,omitempty"`       // its process reads standard input
+	Init       bool          `json:"init,omitempty"`        // a small init stands before it
+	OCIRuntime string        `json:"oci_runtime,omitempty"` // path in its root of what runs it; "": the agent
+	BootLog    string        `json:"boot_log,omitempty"`    // host file that gets the console too
+	KernelArgs []string      `json:"kernel_args,omitempty"`
+	Kernel     string        `json:"kernel,omitempty"`    // image; "": the default one
+	Initramfs  string        `json:"initramfs,omitempty"` // with Kernel
+	Shares     []Share       `json:"shares,omitempty"`
+	Files      []File        `json:"files,omitempty"`
+	Relays     []state.Relay `json:"relays,omitempty"`
+	Restart    Restart       `json:"restart,omitzero"`
+	Health     *Health       `json:"health,omitempty"`
+	PostStart  []Hook        `json:"post_start,omitempty"`
+	PreStop    []Hook        `json:"pre_stop,omitempty"`
+	LogSize    int64         `json:"log_size,omitempty"`  // bytes of a log file; 0: the usual
+	LogFiles   int           `json:"log_files,omitempty"` // 0: the usual
+	Writable   uint64        `json:"writable,omitempty"`  // bytes of its writable layer; 0: the usual
+}
+
+// Share is a folder or a file of the host that the machine sees.
+type Share struct {
+	ID       string `json:"id"`
+	Path     string `json:"path"`
+	File     string `json:"file,omitempty"` // its name, where it is a file
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// File is a secret or a config: where its text comes from is kept, the text is
+// not, and is read at each start.
+type File struct {
+	ID   string `json:"id"`
+	Path string `json:"path,omitempty"` // host file
+	Env  string `json:"env,omitempty"`  // variable of the command that starts it
+	Text string `json:"text,omitempty"` // of a config that the stack file spells out
+	Mode uint32 `json:"mode"`
+	UID  uint32 `json:"uid,omitempty"`
+	GID  uint32 `json:"gid,omitempty"`
+}
+
+// Restart is what to do when the process has ended: Policy is "" or "no",
+// "always", "on-failure" or "unless-stopped"; Max bounds the attempts of
+// on-failure, 0 does not.
+type Restart struct {
+	Policy string `json:"policy,omitempty"`
+	Max    int    `json:"max,omitempty"`
+}
+
+// Health is the check of an instance's health: a process in it that ends with 0.
+type Health struct {
+	Args          []string      `json:"args"`
+	Interval      time.Duration `json:"interval"`
+	Timeout       time.Duration `json:"timeout"`
+	StartPeriod   time.Duration `json:"start_period,omitempty"`
+	StartInterval time.Duration `json:"start_interval,omitempty"`
+	Retries       int           `json:"retries"`
+}
+
+// Hook is a process in the container at a turn of its life.
+type Hook struct {
+	Args []string `json:"args"`
+	Env  []string `json:"env,omitempty"`
+	Cwd  string   `json:"cwd,omitempty"`
+	User string   `json:"user,omitempty"`
 }
 
 // Disk is a named volume as a disk of the machine.
@@ -71,6 +135,9 @@ type Launch struct {
 	Initramfs string   `json:"initramfs"`
 	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
 	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
+	// Env are the variables that the instance's files come from, by name. They are
+	// passed on, and never written down.
+	Env map[string]string `json:"env,omitempty"`
 	// Templates is the folder of what machines are restored from, and
 	// TemplatesLimit its bound in bytes.
 	Templates      string `json:"templates"`
@@ -85,6 +152,8 @@ type State struct {
 	Exit     *state.Exit     `json:"exit,omitempty"`
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`
+	Health   string          `json:"health,omitempty"`
+	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
 	Boots    int             `json:"boots"`
 	PID      int             `json:"pid"` // of the shim; for people
 	// Origin is how the machine of the last start came to be: "booted",
