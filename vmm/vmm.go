@@ -123,6 +123,22 @@ type Machine interface {
 	Wait(ctx context.Context) error
 }
 
+// As finds an optional ability of m, or of a machine that it wraps and answers
+// by Unwrap.
+func As[T any](m Machine) (ability T, ok bool) {
+	for m != nil {
+		if ability, ok = m.(T); ok {
+			return ability, true
+		}
+		w, wraps := m.(interface{ Unwrap() Machine })
+		if !wraps {
+			break
+		}
+		m = w.Unwrap()
+	}
+	return ability, false
+}
+
 // Attacher is the optional ability to plug a disk into a running machine.
 type Attacher interface {
 	AttachDisk(ctx context.Context, d Disk) error

@@ -1,8 +1,8 @@
 // Package lifecycle is the life of one instance as a table of states and
 // events. It decides nothing and does no I/O: the shim feeds it events and acts
 // on the state that it answers. The states are those of Apple's LinuxContainer
-// (initialized, created, started, paused, stopped, errored) and two for the
-// time a transition is under way (booting, stopping).
+// (initialized, created, started, paused, stopped, errored) and three for the
+// time a transition is under way (booting, stopping, restarting).
 package lifecycle
 
 import (
@@ -21,6 +21,7 @@ const (
 	Started                      // the process runs
 	Paused                       // the machine's CPUs are held
 	Stopping                     // the process was told to end
+	Restarting                   // it ended, and is to be started again after a while
 	Stopped                      // the process ended and the machine is gone
 	Errored                      // the machine, the agent or the shim was lost, or a start failed
 	numStates
@@ -39,16 +40,18 @@ const (
 	Stop                    // end it
 	Exit                    // the process ended and the machine was put away
 	Fail                    // it was lost
+	Retry                   // it ended or was lost, and the restart policy has it come again
 	numEvents
 )
 
 // transitions is the whole machine. What is absent is illegal.
 var transitions = map[State]map[Event]State{
 	Initialized: {Boot: Booting},
-	Booting:     {Ready: Created, Stop: Stopping, Fail: Errored},
-	Created:     {Start: Started, Stop: Stopping, Fail: Errored},
-	Started:     {Pause: Paused, Stop: Stopping, Exit: Stopped, Fail: Errored},
-	Paused:      {Resume: Started, Stop: Stopping, Fail: Errored},
+	Booting:     {Ready: Created, Stop: Stopping, Fail: Errored, Retry: Restarting},
+	Created:     {Start: Started, Stop: Stopping, Fail: Errored, Retry: Restarting},
+	Started:     {Pause: Paused, Stop: Stopping, Exit: Stopped, Fail: Errored, Retry: Restarting},
+	Paused:      {Resume: Started, Stop: Stopping, Fail: Errored, Retry: Restarting},
+	Restarting:  {Boot: Booting, Stop: Stopping, Fail: Errored},
 	Stopping:    {Stop: Stopping, Exit: Stopped, Fail: Errored},
 	Stopped:     {Boot: Booting},
 	Errored:     {Boot: Booting},
@@ -76,16 +79,16 @@ func (s State) Next(e Event) (State, error) {
 
 // Live reports whether a machine belongs to the state: somebody must be there
 // to look after it.
-func (s State) Live() bool { return s >= Booting && s <= Stopping }
+func (s State) Live() bool { return s >= Booting && s <= Restarting }
 
 var stateNames = [numStates]string{
 	Initialized: "initialized", Booting: "booting", Created: "created", Started: "started",
-	Paused: "paused", Stopping: "stopping", Stopped: "stopped", Errored: "errored",
+	Paused: "paused", Stopping: "stopping", Restarting: "restarting", Stopped: "stopped", Errored: "errored",
 }
 
 var eventNames = [numEvents]string{
 	Boot: "boot", Ready: "set up", Start: "start", Pause: "pause", Resume: "resume",
-	Stop: "stop", Exit: "see the end of", Fail: "lose",
+	Stop: "stop", Exit: "see the end of", Fail: "lose", Retry: "retry",
 }
 
 func (s State) String() string { return nameOf(stateNames[:], int(s)) }

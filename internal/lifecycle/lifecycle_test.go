@@ -21,19 +21,26 @@ func TestTable(t *testing.T) {
 booting --set up--> created
 booting --stop--> stopping
 booting --lose--> errored
+booting --retry--> restarting
 created --start--> started
 created --stop--> stopping
 created --lose--> errored
+created --retry--> restarting
 started --pause--> paused
 started --stop--> stopping
 started --see the end of--> stopped
 started --lose--> errored
+started --retry--> restarting
 paused --resume--> started
 paused --stop--> stopping
 paused --lose--> errored
+paused --retry--> restarting
 stopping --stop--> stopping
 stopping --see the end of--> stopped
 stopping --lose--> errored
+restarting --boot--> booting
+restarting --stop--> stopping
+restarting --lose--> errored
 stopped --boot--> booting
 errored --boot--> booting
 `

@@ -47,7 +47,7 @@ func (h handler) hold(ctx context.Context, e lifecycle.Event,
 		if err != nil {
 			return err
 		}
-		p, ok := m.(vmm.Pauser)
+		p, ok := vmm.As[vmm.Pauser](m)
 		if !ok {
 			return errs.New(errs.Unsupported, "this machine cannot be paused")
 		}

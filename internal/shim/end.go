@@ -171,7 +171,7 @@ func (s *shim) stop(grace *time.Duration) {
 		s.tasks.Go(func() { s.end(m, agent, d, hurry) })
 	}
 	if m, agent, err := s.running.get(); err == nil {
-		if p, ok := m.(vmm.Pauser); ok && was == lifecycle.Paused {
+		if p, ok := vmm.As[vmm.Pauser](m); ok && was == lifecycle.Paused {
 			s.release(m, p)
 		}
 		s.stopping(agent, m)

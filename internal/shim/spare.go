@@ -92,6 +92,9 @@ type spareMachine struct {
 	trace     vmm.Trace
 }
 
+// Unwrap answers the machine itself.
+func (m *spareMachine) Unwrap() vmm.Machine { return m.Machine }
+
 // Trace says that it came from the pool.
 func (m *spareMachine) Trace() vmm.Trace { return m.trace }
 
@@ -232,6 +235,9 @@ type noted struct {
 	vmm.Machine
 	note string
 }
+
+// Unwrap answers the machine itself.
+func (n noted) Unwrap() vmm.Machine { return n.Machine }
 
 // Trace is the machine's own, and the note.
 func (n noted) Trace() (t vmm.Trace) {

@@ -6,6 +6,7 @@ package shimproto
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -125,9 +126,9 @@ type Resize struct {
 	Cols uint16 `json:"cols"`
 }
 
-// Attach connects streams, opened on this socket by their tokens before the
-// call, with the container's process: what it says from now on comes on Stdout
-// and Stderr, also goes to the log. It may be called while the machine starts,
+// Attach connects streams, opened on this socket by their tokens (each an
+// AttachToken) before the call, with the container's process: what it says from now on comes on Stdout
+// and Stderr, as it goes to the log. It may be called while the machine starts,
 // and misses nothing then. Of a process with a terminal all comes on Stdout.
 type Attach struct {
 	Stdin  string `json:"stdin,omitempty"`
@@ -137,6 +138,13 @@ type Attach struct {
 	// another attach may follow.
 	EndStdin bool `json:"end_stdin,omitempty"`
 }
+
+// AttachToken answers a token for a stream of an Attach. Other tokens are the
+// agent's.
+func AttachToken() string { return AttachPrefix + rand.Text() }
+
+// AttachPrefix begins the tokens of streams that the shim keeps for an Attach.
+const AttachPrefix = "attach:"
 
 // Attached says what was attached to.
 type Attached struct {
