@@ -88,6 +88,8 @@ func whyStart(o *state.Instance) string {
 		return "paused"
 	case lifecycle.Stopping:
 		return "was being stopped"
+	case lifecycle.Restarting:
+		return "its restart policy has it wait"
 	case lifecycle.Stopped:
 		return whyStopped(o)
 	case lifecycle.Errored:

@@ -62,12 +62,27 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace, false))
 	case err != nil:
 		return err
-	case st.State == lifecycle.Started, st.State == lifecycle.Stopped && st.Exit != nil:
+	case st.State == lifecycle.Started, st.Exit != nil && (st.State == lifecycle.Stopped || st.State == lifecycle.Restarting):
 		return nil
+	case st.State == lifecycle.Paused:
+		return s.resume(ctx, name)
 	case st.State == lifecycle.Stopping, st.State == lifecycle.Stopped:
 		return errs.New(errs.Canceled, "it was stopped meanwhile")
 	}
 	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
+}
+
+// resume lets a paused instance go on.
+func (s *Stack) resume(ctx context.Context, name string) error {
+	c, err := s.dial(ctx, name, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := limited(ctx, s.o.SpawnLimit, "resume the instance")
+	defer cancel()
+	_, err = c.Resume(ctx)
+	return err
 }
 
 // spawn starts a shim and waits until it can be dialled.
@@ -335,6 +350,8 @@ func ExitWords(e *state.Exit) string {
 	switch {
 	case e.OOM:
 		return fmt.Sprintf("exited with %d: out of memory", e.Code)
+	case e.Full:
+		return fmt.Sprintf("exited with %d: its writable layer is full", e.Code)
 	case e.Signal != "":
 		return fmt.Sprintf("exited with %d: %s", e.Code, e.Signal)
 	}

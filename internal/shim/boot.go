@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -28,14 +29,41 @@ const (
 	diskWritable = "writable"
 )
 
-// outputs are the streams of the container's process, each with its token.
+// outputs are the streams of the container's process, each with its token. With
+// a terminal there is no stderr; stdin is there if the process reads it.
 type outputs struct {
-	stdout, stderr       *wire.Stream
-	stdoutTok, stderrTok string
+	stdin, stdout, stderr          *wire.Stream
+	stdinTok, stdoutTok, stderrTok string
+}
+
+func (s *shim) newOutputs() *outputs {
+	o := &outputs{stdoutTok: rand.Text()}
+	if !s.terminal() {
+		o.stderrTok = rand.Text()
+	}
+	if s.inst.Stdin {
+		o.stdinTok = rand.Text()
+	}
+	return o
+}
+
+// open opens the streams to the agent, all at once.
+func (o *outputs) open(ctx context.Context, g *errgroup.Group, m vmm.Machine) {
+	for _, one := range []struct {
+		token string
+		to    **wire.Stream
+	}{{o.stdinTok, &o.stdin}, {o.stdoutTok, &o.stdout}, {o.stderrTok, &o.stderr}} {
+		if one.token != "" {
+			g.Go(func() (err error) {
+				*one.to, err = openStream(ctx, m, one.token)
+				return err
+			})
+		}
+	}
 }
 
 func (o *outputs) close() {
-	for _, s := range []*wire.Stream{o.stdout, o.stderr} {
+	for _, s := range []*wire.Stream{o.stdin, o.stdout, o.stderr} {
 		if s != nil {
 			_ = s.Close() // the machine goes with it
 		}
@@ -66,14 +94,20 @@ func (s *shim) boot(ctx context.Context) {
 		// Only from here on: a process that ends at once must not be seen to end
 		// before it was seen to run.
 		s.tasks.Go(func() { s.keep(m, agent, r.out) })
+		s.input.connect(r.out.stdin)
 		if s.life == lifecycle.Stopping { // asked for while the process was being started
 			s.stopping(agent, m)
 			return
 		}
+		if s.inst.Health != nil {
+			s.st.Health = healthStarting
+		}
 		if err := s.move(lifecycle.Start, ""); err != nil {
 			s.lost = err
 			_ = m.Kill() // keep sees the end of it
+			return
 		}
+		s.watchHealth(m, agent)
 	})
 }
 
@@ -87,7 +121,7 @@ func (s *shim) failed(err error) {
 		s.finish(lifecycle.Exit, nil, "stopped before it was started", err)
 		return
 	}
-	s.finish(lifecycle.Fail, nil, err.Error(), nil)
+	s.conclude(lifecycle.Fail, nil, err.Error(), nil)
 }
 
 // bring boots the machine, sets it up and starts the process.
@@ -143,8 +177,15 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
 	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User,
-		Stdout: out.stdoutTok, Stderr: out.stderrTok})
+		Init: s.inst.Init, Runtime: s.inst.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok})
+	if err == nil {
+		err = s.openRelays(sctx, m, agent)
+	}
+	if err == nil {
+		err = s.hooks(ctx, m, agent, "post_start", s.inst.PostStart)
+	}
 	if err != nil {
+		s.relays.close()
 		if perr := s.powerOff(m, agent); perr != nil {
 			err = errors.Join(err, perr)
 		}
@@ -169,10 +210,12 @@ func (s *shim) machineConfig() *vmm.Config {
 		Name:      i.Stack + "-" + i.Name,
 		CPUs:      i.CPUs,
 		Memory:    i.Memory,
-		Kernel:    s.launch.Kernel,
-		Initramfs: s.launch.Initramfs,
+		Kernel:    cmp.Or(i.Kernel, s.launch.Kernel),
+		Initramfs: cmp.Or(i.Initramfs, s.launch.Initramfs),
 		Cold:      s.launch.Cold,
-		Console:   home.Console(i.Stack, i.Name),
+		Console:   home.ConsoleOf(i),
+
+		KernelArgs: i.KernelArgs,
 		Disks: []vmm.Disk{
 			{ID: diskRoot, Path: i.Root, ReadOnly: true},
 			{ID: diskWritable, Path: home.Writable(i.Stack, i.Name)},
@@ -180,6 +223,9 @@ func (s *shim) machineConfig() *vmm.Config {
 	}
 	for _, v := range i.Volumes {
 		cfg.Disks = append(cfg.Disks, vmm.Disk{ID: v.ID, Path: v.Path, ReadOnly: v.ReadOnly})
+	}
+	for _, h := range i.Shares {
+		cfg.Shares = append(cfg.Shares, vmm.Share{ID: h.ID, Path: h.Path, ReadOnly: h.ReadOnly})
 	}
 	return cfg
 }
@@ -191,7 +237,10 @@ func (s *shim) dialAgent(ctx context.Context, m vmm.Machine) (*agentproto.Client
 	if err != nil {
 		return nil, err
 	}
-	return agentproto.NewClient(ctx, conn, agentproto.Notices{})
+	return agentproto.NewClient(ctx, conn, agentproto.Notices{
+		Accepted: func(a agentproto.Accepted) { s.tasks.Go(func() { s.relays.accepted(s.ctx, m, a) }) },
+		OOM:      func(o agentproto.OOM) { s.tasks.Go(func() { s.send(func() { s.outOfMemory(o) }) }) },
+	})
 }
 
 // setUp gives the machine its identity and its root, and opens the output
@@ -208,21 +257,22 @@ func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 		return nil, nil, fmt.Errorf("draw entropy: %w", err)
 	}
 	for _, v := range s.inst.Volumes {
-		set.Volumes = append(set.Volumes, agentproto.Volume{ID: v.ID, ReadOnly: v.ReadOnly})
+		set.Volumes = append(set.Volumes, agentproto.Volume{ID: v.ID, ReadOnly: v.ReadOnly, CopyUp: v.CopyUp, Type: v.Type})
 	}
-	out := &outputs{stdoutTok: rand.Text(), stderrTok: rand.Text()}
+	for _, h := range s.inst.Shares {
+		set.Shares = append(set.Shares, agentproto.Share{ID: h.ID, ReadOnly: h.ReadOnly, File: h.File})
+	}
+	if set.Files, err = s.files(); err != nil {
+		return nil, nil, err
+	}
+	out := s.newOutputs()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		done, err := agent.Setup(gctx, set)
 		did = done.Phases
 		return err
 	})
-	g.Go(func() error { out.stdout, err = openStream(gctx, m, out.stdoutTok); return err })
-	g.Go(func() error {
-		var err error
-		out.stderr, err = openStream(gctx, m, out.stderrTok)
-		return err
-	})
+	out.open(gctx, g, m)
 	if err := g.Wait(); err != nil {
 		out.close()
 		return nil, nil, err
@@ -303,7 +353,7 @@ const consoleTail = 64 << 10
 
 // panicText answers the kernel's last words in this boot, if it panicked.
 func (s *shim) panicText() string {
-	f, err := os.Open(s.launch.Home.Console(s.inst.Stack, s.inst.Name))
+	f, err := os.Open(s.launch.Home.ConsoleOf(s.inst))
 	if err != nil {
 		return "" // no console, no words
 	}
@@ -322,7 +372,7 @@ func (s *shim) panicText() string {
 }
 
 func exitState(e agentproto.Exit) *state.Exit {
-	x := &state.Exit{Code: e.Code, OOM: e.OOM, At: e.At}
+	x := &state.Exit{Code: e.Code, OOM: e.OOM, Full: e.Full, At: e.At}
 	if e.Signal != 0 {
 		x.Signal = agentproto.SignalName(e.Signal)
 	}

@@ -150,7 +150,3 @@ func (h handler) Write(ctx context.Context, p agentproto.Write) (shimproto.Empty
 	}
 	return shimproto.Empty{}, agent.Write(ctx, p)
 }
-
-func (h handler) Attach(ctx context.Context, p shimproto.Attach) (shimproto.Attached, error) {
-	return shimproto.Attached{}, errs.New(errs.Unsupported, "this shim does not attach")
-}

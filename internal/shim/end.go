@@ -25,6 +25,9 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 	var mu sync.Mutex // guards copyErrs
 	var copyErrs []error
 	for name, st := range map[string]*wire.Stream{"stdout": out.stdout, "stderr": out.stderr} {
+		if st == nil {
+			continue
+		}
 		copies.Go(func() {
 			if err := s.copyLog(name, st); err != nil {
 				mu.Lock()
@@ -39,6 +42,7 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 		if serr := s.forceOff(m); serr != nil { // an agent lost alone takes its machine with it
 			err = errors.Join(err, serr)
 		}
+		s.relays.close()
 		_ = agent.Close() // its peer is gone
 		out.close()       // what came is in the log
 		copies.Wait()
@@ -51,6 +55,7 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 			all = multierror.Append(all, err)
 		}
 	}
+	s.relays.close() // before what they lead to goes
 	step(waitFor(&copies, drainLimit, "drain the output"))
 	mu.Lock()
 	step(errors.Join(copyErrs...))
@@ -72,7 +77,7 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 		}
 		x := exitState(exit)
 		x.Requested = s.life == lifecycle.Stopping
-		s.finish(lifecycle.Exit, x, cause, all.ErrorOrNil())
+		s.conclude(lifecycle.Exit, x, cause, errors.Join(s.hookErr, all.ErrorOrNil()))
 	})
 }
 
@@ -82,7 +87,7 @@ func (s *shim) lose(err error) {
 	if s.lost != nil {
 		err = s.lost
 	}
-	s.finish(lifecycle.Fail, nil, err.Error(), err)
+	s.conclude(lifecycle.Fail, nil, err.Error(), err)
 }
 
 // copyLog writes a stream to the log until its end. Where the log cannot be
@@ -90,9 +95,10 @@ func (s *shim) lose(err error) {
 // not stand still for that.
 func (s *shim) copyLog(name string, st *wire.Stream) error {
 	defer st.Close()
+	defer s.taps.end(name)
 	w := s.logs.Stream(name, s.st.Boots)
 	// Neither side may take over: the frames need the stream, the lines the log.
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{st}, make([]byte, 64<<10))
+	_, err := io.CopyBuffer(tee{w, &s.taps, name}, struct{ io.Reader }{st}, make([]byte, 64<<10))
 	if err != nil {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{st}) // nothing, where it was the stream that broke
 	}
@@ -170,6 +176,10 @@ func (s *shim) stop(grace *time.Duration) {
 	s.stopping = func(agent *agentproto.Client, m vmm.Machine) {
 		s.tasks.Go(func() { s.end(m, agent, d, hurry) })
 	}
+	if was == lifecycle.Restarting {
+		s.cancelRetry()
+		return
+	}
 	if m, agent, err := s.running.get(); err == nil {
 		if p, ok := vmm.As[vmm.Pauser](m); ok && was == lifecycle.Paused {
 			s.release(m, p)
@@ -194,6 +204,24 @@ func (s *shim) release(m vmm.Machine, p vmm.Pauser) {
 // end makes the process go: by the stop signal, after grace by SIGKILL, and if
 // that does not help by its machine's end.
 func (s *shim) end(m vmm.Machine, agent *agentproto.Client, grace time.Duration, hurry <-chan struct{}) {
+	if grace > 0 && len(s.inst.PreStop) > 0 {
+		began := time.Now()
+		hctx, cancel := context.WithTimeoutCause(s.ctx, grace, errs.New(errs.DeadlineExceeded, "not done within %s", grace))
+		free := context.AfterFunc(s.ctx, cancel)
+		go func() {
+			select {
+			case <-hurry:
+				cancel()
+			case <-hctx.Done():
+			}
+		}()
+		if err := s.hooks(hctx, m, agent, "pre_stop", s.inst.PreStop); err != nil {
+			s.send(func() { s.hookErr = err })
+		}
+		free()
+		cancel()
+		grace -= time.Since(began)
+	}
 	if grace > 0 {
 		sig := agentproto.Signal{ID: agentproto.InitID, Signal: s.inst.StopSignal}
 		if err := s.signal(agent, sig); err == nil {

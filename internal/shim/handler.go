@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -85,6 +86,14 @@ func (h handler) process(p shimproto.Exec) *specs.Process {
 	proc := *h.s.inst.Runtime.Process
 	proc.Args = p.Args
 	proc.Env = mergeEnv(proc.Env, p.Env)
+	proc.Terminal, proc.ConsoleSize = p.TTY, nil
+	if p.TTY {
+		proc.ConsoleSize = &specs.Box{Height: uint(cmp.Or(p.Rows, 24)), Width: uint(cmp.Or(p.Cols, 80))}
+	}
+	if p.Privileged {
+		all := agentproto.Capabilities()
+		proc.Capabilities = &specs.LinuxCapabilities{Bounding: all, Effective: all, Permitted: all}
+	}
 	if p.Cwd != "" {
 		proc.Cwd = p.Cwd
 	}

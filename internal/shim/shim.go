@@ -16,6 +16,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,6 +79,11 @@ type shim struct {
 
 	status  *board
 	running live
+	input   input
+	taps    taps
+	relays  relays
+	hookErr error          // of a hook before the stop; the loop's
+	retry   retry          // of the restart policy; the loop's
 	discard atomic.Bool    // what only this instance has need not be kept
 	tasks   sync.WaitGroup // all goroutines but the loop's; from serve on
 	ctx     context.Context
@@ -184,14 +190,13 @@ func (s *shim) serve(socket net.Listener, terminate context.Context) {
 			s.tasks.Go(func() { _ = srv.ServeConn(ctx, c) }) // a command's broken connection is the command's matter
 		}
 	})
-	bootCtx, abort := context.WithCancelCause(ctx)
-	s.abort = abort
-	s.tasks.Go(func() { s.boot(bootCtx) })
+	s.begin()
 	stop := context.AfterFunc(terminate, func() { s.send(func() { s.stop(nil) }) })
 	s.loop()
 	stop()
-	abort(nil)
+	s.abort(nil)
 	_ = socket.Close() // first: nobody new
+	s.taps.close()
 	s.status.farewell(farewellLimit)
 	cancel()
 	s.tasks.Wait()
@@ -232,8 +237,15 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 }
 
 func (s *shim) tell(phase string) {
-	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit,
+	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
 		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes})
+}
+
+// begin starts a boot beside the loop.
+func (s *shim) begin() {
+	ctx, abort := context.WithCancelCause(s.ctx)
+	s.abort = abort
+	s.tasks.Go(func() { s.boot(ctx) })
 }
 
 // finish records the last state. The loop's, once.
@@ -259,6 +271,9 @@ func (s *shim) greet(ctx context.Context, notify func(topic string, body any) er
 
 // openStream passes a command's stream on to the agent.
 func (s *shim) openStream(token string, st *wire.Stream) error {
+	if strings.HasPrefix(token, shimproto.AttachPrefix) {
+		return s.taps.offer(token, st)
+	}
 	m, _, err := s.running.get()
 	if err != nil {
 		return err

@@ -286,7 +286,7 @@ func (c *Client) Relay(ctx context.Context, p state.Relay) error {
 	return c.c.Call(ctx, MethodRelay, p, nil)
 }
 
-// Unrelay ends a relay; connections that it carries go on.
+// Unrelay ends a relay, and the connections that it carries.
 func (c *Client) Unrelay(ctx context.Context, destination string) error {
 	return c.c.Call(ctx, MethodUnrelay, Unrelay{Destination: destination}, nil)
 }

@@ -125,6 +125,8 @@ type Disk struct {
 	ID       string `json:"id"`
 	Path     string `json:"path"`
 	ReadOnly bool   `json:"read_only,omitempty"`
+	CopyUp   string `json:"copy_up,omitempty"` // directory of the root whose files an empty one gets
+	Type     string `json:"type,omitempty"`    // of its filesystem; "": ext4
 }
 
 // Launch is what a shim is told at its start, on its standard input.
@@ -358,4 +360,12 @@ func (h Home) LockStack(ctx context.Context, name string, waiting func()) (*file
 		waiting()
 	}
 	return filelock.Wait(ctx, h.stackLock(name))
+}
+
+// ConsoleOf is the file that has the console of an instance's machines.
+func (h Home) ConsoleOf(i Instance) string {
+	if i.BootLog != "" {
+		return i.BootLog
+	}
+	return h.Console(i.Stack, i.Name)
 }

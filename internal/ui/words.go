@@ -32,6 +32,8 @@ func State(i state.Instance) string {
 			return "errored"
 		}
 		return "errored: " + visible(i.Cause)
+	case lifecycle.Restarting:
+		return fmt.Sprintf("restarting (%d), %s", i.Restarts, exited(i.Exit))
 	}
 	return i.State.String()
 }
@@ -42,6 +44,8 @@ func exited(e *state.Exit) string {
 		return "stopped"
 	case e.OOM:
 		return fmt.Sprintf("exited (%d, out of memory)", e.Code)
+	case e.Full:
+		return fmt.Sprintf("exited (%d, writable layer is full)", e.Code)
 	case e.Signal != "":
 		return fmt.Sprintf("exited (%d, %s)", e.Code, visible(e.Signal))
 	}

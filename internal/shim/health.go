@@ -1,0 +1,173 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// What health can be.
+const (
+	healthStarting  = "starting"
+	healthHealthy   = "healthy"
+	healthUnhealthy = "unhealthy"
+)
+
+// maxSaid is how much of what a check or a hook says is kept, in bytes.
+const maxSaid = 4 << 10
+
+// watchHealth checks the instance's health for as long as its process runs. The
+// loop's.
+func (s *shim) watchHealth(m vmm.Machine, agent *agentproto.Client) {
+	h := s.inst.Health
+	if h == nil {
+		return
+	}
+	boot := s.st.Boots
+	s.tasks.Go(func() { s.checkHealth(m, agent, *h, boot) })
+}
+
+// checkHealth is a check at a time, an interval after the end of the last. It
+// ends with the agent's connection.
+func (s *shim) checkHealth(m vmm.Machine, agent *agentproto.Client, h store.Health, boot int) {
+	began, misses := time.Now(), 0
+	for n := 0; ; n++ {
+		d := h.Interval
+		if within := time.Since(began) < h.StartPeriod; within && h.StartInterval > 0 {
+			d = h.StartInterval
+		}
+		select {
+		case <-agent.Done():
+			return
+		case <-s.ctx.Done():
+			return
+		case <-time.After(d):
+		}
+		said, err := s.check(m, agent, h)
+		if s.ctx.Err() != nil || agent.Err() != nil {
+			return
+		}
+		switch {
+		case err == nil:
+			misses = 0
+			s.send(func() { s.feel(boot, healthHealthy, "") })
+		case time.Since(began) < h.StartPeriod:
+		default:
+			if misses++; misses >= max(1, h.Retries) {
+				why := strings.TrimSpace(err.Error() + ": " + said)
+				s.send(func() { s.feel(boot, healthUnhealthy, strings.TrimSuffix(why, ":")) })
+			}
+		}
+	}
+}
+
+func (s *shim) check(m vmm.Machine, agent *agentproto.Client, h store.Health) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(s.ctx, h.Timeout, errs.New(errs.DeadlineExceeded, "the check was not done within %s", h.Timeout))
+	defer cancel()
+	return s.aside(ctx, m, agent, store.Hook{Args: h.Args})
+}
+
+// feel records a change of health. The loop's.
+func (s *shim) feel(boot int, health, why string) {
+	if s.life != lifecycle.Started || s.st.Boots != boot || s.st.Health == health {
+		return
+	}
+	s.st.Health, s.st.Cause = health, why
+	_ = s.launch.Home.WriteState(s.inst.Stack, s.inst.Name, s.st) // who listens is told; the record has it with the next change
+	s.tell("")
+}
+
+// hooks runs processes of a turn of the container's life, one after the other,
+// up to the first that fails.
+func (s *shim) hooks(ctx context.Context, m vmm.Machine, agent *agentproto.Client, turn string, all []store.Hook) error {
+	for n, h := range all {
+		said, err := s.aside(ctx, m, agent, h)
+		if err != nil {
+			if said = strings.TrimSpace(said); said != "" {
+				err = fmt.Errorf("%w: %s", err, said)
+			}
+			return fmt.Errorf("hook %s[%d]: %w", turn, n, err)
+		}
+	}
+	return nil
+}
+
+// aside runs a process in the container to its end, which is its status 0 or an
+// error, and answers the end of what it said. When ctx ends it is killed.
+func (s *shim) aside(ctx context.Context, m vmm.Machine, agent *agentproto.Client, h store.Hook) (string, error) {
+	id := s.running.nextExec()
+	token := rand.Text()
+	st, err := openStream(ctx, m, token)
+	if err != nil {
+		return "", err
+	}
+	defer st.Close()
+	p := handler{s}.process(shimproto.Exec{Args: h.Args, Env: h.Env, Cwd: h.Cwd})
+	p.Terminal = false
+	start := agentproto.Start{ID: id, Process: p, User: h.User, Stdout: token}
+	if start.User == "" {
+		start.User = s.inst.User
+	}
+	if _, err := agent.Start(ctx, start); err != nil {
+		return "", err
+	}
+	var said tail
+	read := make(chan struct{})
+	go func() { _, _ = io.Copy(&said, struct{ io.Reader }{st}); close(read) }()
+	exit, err := agent.Wait(ctx, id)
+	if err != nil && ctx.Err() != nil {
+		kctx, cancel := limit(context.WithoutCancel(ctx), killLimit, "kill the process")
+		defer cancel()
+		err = errors.Join(context.Cause(ctx), s.killAside(kctx, agent, id))
+	}
+	if err == nil {
+		<-read
+		err = agent.Release(ctx, id)
+	} else {
+		_ = st.Close()
+		<-read
+	}
+	switch {
+	case err != nil:
+	case exit.Code != 0:
+		err = errs.New(errs.FailedPrecondition, "it ended with %d", exit.Code)
+	}
+	return said.String(), err
+}
+
+// killAside ends a process that took too long, and forgets it.
+func (s *shim) killAside(ctx context.Context, agent *agentproto.Client, id string) error {
+	err := agent.Signal(ctx, agentproto.Signal{ID: id, Signal: agentproto.SIGKILL})
+	if err != nil && !errs.Is(err, errs.FailedPrecondition) && !errs.Is(err, errs.NotFound) {
+		return err
+	}
+	if _, err := agent.Wait(ctx, id); err != nil {
+		return err
+	}
+	return agent.Release(ctx, id)
+}
+
+// tail keeps the end of what is written to it.
+type tail struct{ b bytes.Buffer }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b.Write(p)
+	if n := t.b.Len() - maxSaid; n > 0 {
+		t.b.Next(n)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string { return t.b.String() }

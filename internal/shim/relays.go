@@ -1,0 +1,228 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/wire"
+	"github.com/vzcompose/vzcompose/relay"
+	"github.com/vzcompose/vzcompose/vmm"
+)
+
+// dialHostLimit is how long a host server may take to accept.
+const dialHostLimit = 10 * time.Second
+
+// relays are the sockets that stand for servers on the other side, while the
+// container's process runs.
+type relays struct {
+	mu     sync.Mutex // guards the following
+	count  int
+	open   map[string]*relaying // by destination
+	byID   map[string]*relaying
+	served sync.WaitGroup
+}
+
+// relaying is one of them.
+type relaying struct {
+	state.Relay
+	id  string
+	ctx context.Context // ends it, and the connections that it carries
+	end context.CancelFunc
+}
+
+// openRelays opens those of the instance's record. On error none is left.
+func (s *shim) openRelays(ctx context.Context, m vmm.Machine, agent *agentproto.Client) error {
+	for _, r := range s.inst.Relays {
+		if err := s.openRelay(ctx, m, agent, r); err != nil {
+			s.relays.close()
+			return fmt.Errorf("socket %s: %w", r.Destination, err)
+		}
+	}
+	return nil
+}
+
+func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.Client, r state.Relay) error {
+	one, err := s.relays.reserve(s.ctx, r)
+	if err != nil {
+		return err
+	}
+	ask := agentproto.Relay{ID: one.id, Direction: agentproto.Direction(r.Direction), Path: r.Destination, Mode: r.Mode, UID: r.UID, GID: r.GID}
+	if ask.Direction == agentproto.OutOf {
+		ask.Path = r.Source
+	}
+	if err := agent.Relay(ctx, ask); err != nil {
+		s.relays.forget(one)
+		return err
+	}
+	if ask.Direction != agentproto.OutOf {
+		return nil
+	}
+	l, err := listenSocket(r.Destination, r.Mode)
+	if err != nil {
+		s.relays.forget(one)
+		return errors.Join(err, agent.Unrelay(ctx, one.id))
+	}
+	dial := func(ctx context.Context) (net.Conn, error) {
+		st, err := openStream(ctx, m, agentproto.RelayToken(one.id))
+		if err != nil {
+			return nil, err
+		}
+		return streamConn{st}, nil
+	}
+	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{}) }) // it ends when it is closed
+	return nil
+}
+
+func (t *relays) reserve(ctx context.Context, r state.Relay) (*relaying, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open[r.Destination] != nil {
+		return nil, errs.New(errs.AlreadyExists, "%s is relayed already", r.Destination)
+	}
+	if t.open == nil {
+		t.open, t.byID = map[string]*relaying{}, map[string]*relaying{}
+	}
+	t.count++
+	one := &relaying{Relay: r, id: "relay-" + strconv.Itoa(t.count)}
+	one.ctx, one.end = context.WithCancel(ctx)
+	t.open[r.Destination], t.byID[one.id] = one, one
+	return one, nil
+}
+
+func (t *relays) forget(one *relaying) {
+	t.mu.Lock()
+	delete(t.open, one.Destination)
+	delete(t.byID, one.id)
+	t.mu.Unlock()
+	one.end()
+}
+
+func (t *relays) find(id string) *relaying {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.byID[id]
+}
+
+// close ends all, with the connections that they carry.
+func (t *relays) close() {
+	t.mu.Lock()
+	all := t.open
+	t.open, t.byID = nil, nil
+	t.mu.Unlock()
+	for _, one := range all {
+		one.end()
+	}
+	t.served.Wait()
+}
+
+// accepted pairs a connection that the container made with the host's server.
+func (t *relays) accepted(ctx context.Context, m vmm.Machine, a agentproto.Accepted) {
+	one := t.find(a.Relay)
+	if one == nil {
+		return // it was just taken away; the agent drops what nobody claims
+	}
+	st, err := openStream(ctx, m, a.Token)
+	if err != nil {
+		return
+	}
+	dctx, cancel := limit(ctx, dialHostLimit, "reach the server of the host")
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(dctx, "unix", one.Source)
+	if err != nil {
+		_ = st.Abort(errs.New(errs.Unavailable, "nobody answers at the host's socket"))
+		_ = st.Close()
+		return
+	}
+	_, _ = relay.Pair(one.ctx, streamConn{st}, c) // what a pair ends with is its ends' matter
+}
+
+// Relay adds a relay to the running instance.
+func (h handler) Relay(ctx context.Context, r state.Relay) (shimproto.Empty, error) {
+	s := h.s
+	if st, _ := s.status.read(); st.State != lifecycle.Started {
+		return shimproto.Empty{}, errs.New(errs.FailedPrecondition, "cannot add a relay to what is %s", st.State)
+	}
+	if d := agentproto.Direction(r.Direction); d != agentproto.OutOf && d != agentproto.Into || !filepath.IsAbs(r.Source) || !filepath.IsAbs(r.Destination) {
+		return shimproto.Empty{}, errs.New(errs.InvalidArgument, "relay %q from %q to %q", r.Direction, r.Source, r.Destination)
+	}
+	m, agent, err := s.running.get()
+	if err != nil {
+		return shimproto.Empty{}, err
+	}
+	return shimproto.Empty{}, s.openRelay(ctx, m, agent, r)
+}
+
+// Unrelay ends a relay and what it carries. One that is not there is fine.
+func (h handler) Unrelay(ctx context.Context, p shimproto.Unrelay) (shimproto.Empty, error) {
+	s := h.s
+	s.relays.mu.Lock()
+	one := s.relays.open[p.Destination]
+	s.relays.mu.Unlock()
+	if one == nil {
+		return shimproto.Empty{}, nil
+	}
+	s.relays.forget(one)
+	_, agent, err := s.running.get()
+	if err != nil {
+		return shimproto.Empty{}, nil // it went with the process
+	}
+	return shimproto.Empty{}, agent.Unrelay(ctx, one.id)
+}
+
+// listenSocket opens a socket of the host. A socket that nobody answers at, as a
+// shim that was killed leaves it, is replaced; anything else is not.
+func listenSocket(path string, mode uint32) (net.Listener, error) {
+	if fi, err := os.Lstat(path); err == nil {
+		if fi.Mode()&os.ModeSocket == 0 {
+			return nil, errs.New(errs.AlreadyExists, "%s is there and is no socket", path)
+		}
+		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			_ = c.Close()
+			return nil, errs.New(errs.AlreadyExists, "somebody answers at %s already", path)
+		} else if !errors.Is(err, unix.ECONNREFUSED) {
+			return nil, fmt.Errorf("look who is at %s: %w", path, err)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove the old socket: %w", err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make its folder: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the socket: %w", err)
+	}
+	if mode == 0 {
+		mode = 0o600
+	}
+	if err := os.Chmod(path, os.FileMode(mode&0o777)); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("set the socket's mode: %w", err)
+	}
+	return l, nil
+}
+
+// streamConn is a stream where a connection is wanted.
+type streamConn struct{ *wire.Stream }
+
+func (c streamConn) LocalAddr() net.Addr                { return c.Conn().LocalAddr() }
+func (c streamConn) RemoteAddr() net.Addr               { return c.Conn().RemoteAddr() }
+func (c streamConn) SetDeadline(t time.Time) error      { return c.Conn().SetDeadline(t) }
+func (c streamConn) SetReadDeadline(t time.Time) error  { return c.Conn().SetReadDeadline(t) }
+func (c streamConn) SetWriteDeadline(t time.Time) error { return c.Conn().SetWriteDeadline(t) }
