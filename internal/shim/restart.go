@@ -82,9 +82,11 @@ func (s *shim) comeAgain() {
 // cancelRetry ends an instance that waits to come again. The loop's.
 func (s *shim) cancelRetry() {
 	s.retry.timer.Stop()
-	x := s.st.Exit
-	if x != nil {
-		x.Requested = true
+	var x *state.Exit
+	if s.st.Exit != nil {
+		asked := *s.st.Exit // that one has been posted
+		asked.Requested = true
+		x = &asked
 	}
 	s.finish(lifecycle.Exit, x, "stopped while it waited to be restarted", nil)
 }
