@@ -71,10 +71,14 @@ func (s *Stack) update(ctx context.Context, op planner.Update, report func(event
 	}
 	if op.Live { // nothing that the machine or the process was made from
 		old.StopTimeout = op.Spec.StopGracePeriod
+		old.Restart = store.Restart{Policy: op.Spec.Restart.Policy, Max: op.Spec.Restart.Max}
 		if old.Spec, err = spec.EncodeContainer(op.Spec); err != nil {
 			return err
 		}
-		return s.o.Home.WriteInstance(old)
+		if err := s.o.Home.WriteInstance(old); err != nil {
+			return err
+		}
+		return s.reload(ctx, op.Instance)
 	}
 	rec, err := s.instance(ctx, op.Target, op.Spec, report)
 	if err != nil {
@@ -85,6 +89,24 @@ func (s *Stack) update(ctx context.Context, op planner.Update, report func(event
 		return err
 	}
 	return s.o.Home.WriteInstance(rec)
+}
+
+// reload has the shim of a running instance read its record again.
+func (s *Stack) reload(ctx context.Context, name string) error {
+	c, err := s.dial(ctx, name, nil)
+	if errs.Is(err, errs.NotFound) {
+		return nil // it does not run: the next start reads the record
+	}
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := limited(ctx, s.o.SpawnLimit, "tell the shim")
+	defer cancel()
+	if err := c.Reload(ctx); err != nil && !errs.Is(err, errs.FailedPrecondition) {
+		return fmt.Errorf("tell its shim: %w", err)
+	}
+	return nil
 }
 
 // forget makes an instance one that has not run, as it has not since it was
@@ -114,7 +136,8 @@ func (s *Stack) record() error {
 // start.
 func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
 	rec := store.Instance{Stack: s.Name, Container: t.Container, Name: t.Instance, Index: t.Index, Created: time.Now(),
-		CPUs: s.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod}
+		CPUs: s.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod,
+		Restart: store.Restart{Policy: c.Restart.Policy, Max: c.Restart.Max}}
 	img, err := s.root(ctx, c, &rec, report)
 	if err != nil {
 		return rec, err

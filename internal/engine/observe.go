@@ -93,7 +93,7 @@ func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error
 		}
 		return i, nil
 	}
-	i.State, i.Cause, i.Exit = st.State, st.Cause, st.Exit
+	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
 	i.Started, i.Finished, i.Boots, i.PID = st.Started, st.Finished, st.Boots, st.PID
 	switch {
 	case alive:
@@ -121,7 +121,7 @@ func (s *Stack) askShim(ctx context.Context, i *state.Instance) {
 	if err != nil {
 		return
 	}
-	i.State, i.Cause, i.Exit = st.State, st.Cause, st.Exit
+	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
 	i.Started, i.Finished, i.Boots, i.PID = st.Started, st.Finished, st.Boots, st.PID
 }
 

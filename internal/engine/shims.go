@@ -204,7 +204,7 @@ func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, er
 	if err != nil {
 		return shimproto.Status{}, err
 	}
-	return shimproto.Status{State: i.State, Cause: i.Cause, Exit: i.Exit, Started: i.Started, Finished: i.Finished, Boots: i.Boots, PID: i.PID}, nil
+	return shimproto.Status{State: i.State, Cause: i.Cause, Exit: i.Exit, Health: i.Health, Restarts: i.Restarts, Started: i.Started, Finished: i.Finished, Boots: i.Boots, PID: i.PID}, nil
 }
 
 // dial connects to the shim of an instance. One that holds its lock but cannot
@@ -323,8 +323,8 @@ func (s *Stack) killShim(ctx context.Context, name string, why error) error {
 
 // await waits until a condition is true of an instance.
 func (s *Stack) await(ctx context.Context, op planner.Await) error {
-	if op.Condition != spec.ConditionCompleted {
-		return errs.New(errs.Unsupported, "there is no waiting for %q yet", op.Condition)
+	if op.Condition == spec.ConditionHealthy {
+		return s.awaitHealth(ctx, op.Instance)
 	}
 	st, err := s.follow(ctx, op.Instance, func(st shimproto.Status) bool { return !st.State.Live() })
 	switch {
@@ -338,6 +338,27 @@ func (s *Stack) await(ctx context.Context, op planner.Await) error {
 		return errs.New(errs.FailedPrecondition, "%s", ExitWords(st.Exit))
 	}
 	return nil
+}
+
+// awaitHealth waits until an instance is healthy. One that is unhealthy or has
+// ended will not be, as far as anybody knows.
+func (s *Stack) awaitHealth(ctx context.Context, name string) error {
+	st, err := s.follow(ctx, name, func(st shimproto.Status) bool {
+		return st.State == lifecycle.Started && (st.Health == "" || st.Health == "healthy" || st.Health == "unhealthy")
+	})
+	switch {
+	case err != nil:
+		return err
+	case st.Health == "unhealthy":
+		return errs.New(errs.FailedPrecondition, "it is unhealthy: %s", st.Cause)
+	case st.State == lifecycle.Started && st.Health == "":
+		return errs.New(errs.FailedPrecondition, "it has no health check")
+	case st.State == lifecycle.Started:
+		return nil
+	case st.Exit != nil:
+		return errs.New(errs.FailedPrecondition, "%s before it was healthy", ExitWords(st.Exit))
+	}
+	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
 }
 
 // AwaitEnd waits until an instance has no shim, and answers how it ended.
