@@ -51,6 +51,9 @@ func run(m *testing.M, cache string) int {
 		return fail(err)
 	}
 	code := m.Run()
+	if err := report(cache); err != nil {
+		return fail(err)
+	}
 	b, _ := os.ReadFile(shared.boots) // none: no machine was booted
 	fmt.Printf("%d machines were booted\n", bytes.Count(b, []byte("\n")))
 	out, err := exec.Command("../leftovers.sh", shared.home).CombinedOutput()
