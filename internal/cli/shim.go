@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"syscall"
 
@@ -18,6 +19,11 @@ const shimCommand = "shim"
 
 // readyFD is where a shim says that it can be dialled.
 const readyFD = 3
+
+// shimMemory is what a shim should do with, in bytes. It is not a bound: the
+// collector works harder where it is near. There is a shim an instance, and what
+// many processes say at once must not make each of them large.
+const shimMemory = 64 << 20
 
 // sayInto makes our last words go where those of l's instance are looked for.
 func sayInto(l shim.Launch) error {
@@ -51,6 +57,9 @@ func beShim(d Deps) error {
 	driver, err := d.Driver(d.LookupEnv, DriverOptions{Templates: l.Templates, TemplatesLimit: l.TemplatesLimit})
 	if err != nil {
 		return err
+	}
+	if _, set := d.LookupEnv("GOMEMLIMIT"); !set {
+		debug.SetMemoryLimit(shimMemory)
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

@@ -1,5 +1,7 @@
 package mux
 
+import "sync"
+
 const (
 	// chunkSize makes a chunk 16 KiB, a size that the allocator has.
 	chunkSize = 16<<10 - 24
@@ -15,18 +17,24 @@ type chunk struct {
 }
 
 // pool keeps a few chunks that are not in use, so that a steady flow allocates
-// nothing. The zero pool is empty.
+// nothing; those beyond until the collector comes by, so that many streams that
+// fill and empty in turn do not make garbage of all that they carry. The zero
+// pool is empty.
 type pool struct {
-	first *chunk
-	count int
+	first  *chunk
+	count  int
+	beyond sync.Pool
 }
 
 func (p *pool) take() *chunk {
 	c := p.first
 	if c == nil {
-		return &chunk{}
+		if c, _ = p.beyond.Get().(*chunk); c == nil {
+			return &chunk{}
+		}
+	} else {
+		p.first, p.count = c.next, p.count-1
 	}
-	p.first, p.count = c.next, p.count-1
 	c.next, c.start, c.end = nil, 0, 0
 	return c
 }
@@ -35,7 +43,10 @@ func (p *pool) put(c *chunk) {
 	if p.count < maxSpare {
 		c.next, p.first = p.first, c
 		p.count++
+		return
 	}
+	c.next = nil
+	p.beyond.Put(c)
 }
 
 // queue is received bytes, in chunks that come when they are needed and go when

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
@@ -165,5 +166,13 @@ func (s *shim) pass(m vmm.Machine, token string, cmd *wire.Stream) {
 }
 
 func copyStream(to io.Writer, from io.Reader) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, make([]byte, 64<<10))
+	b := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(b)
+	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, b[:])
 }
+
+// copySize is a buffer's of copyStream, in bytes.
+const copySize = 32 << 10
+
+// copyBuffers are kept between streams: each process has up to six of them.
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
