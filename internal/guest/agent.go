@@ -174,7 +174,11 @@ func (a *agent) running() (*container, error) {
 
 // start starts the reserved p. On error nothing of it is left but the place.
 func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.Start) (err error) {
-	p.stdio, err = a.streams.newStdio(s.Stdin, s.Stdout, s.Stderr)
+	if o.Process.Terminal != nil {
+		p.stdio, err = a.streams.nullStdio(s.Stdin, s.Stdout, s.Stderr)
+	} else {
+		p.stdio, err = a.streams.newStdio(s.Stdin, s.Stdout, s.Stderr)
+	}
 	if err != nil {
 		return err
 	}
@@ -247,6 +251,7 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 	if err != nil {
 		return a.undoContainer(ctx, g, err)
 	}
+	p.stdio.adopt(l.terminal)
 	return a.adopt(p, c, o)
 }
 
@@ -300,6 +305,7 @@ func (a *agent) startProcess(ctx context.Context, p *process, o *orders) error {
 		}
 		return err
 	}
+	p.stdio.adopt(l.terminal)
 	a.procs.started(p, ch)
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 // A stream that is cut off ends nothing: another may follow it.
 type input struct {
 	file *os.File      // non-blocking
+	eof  func() error  // says to the process that nothing follows; nil: closing file does
 	turn chan struct{} // held by the goroutine that copies
 
 	mu     sync.Mutex // guards the following
@@ -90,6 +91,9 @@ func (i *input) goesOn(s *wire.Stream, err error) bool {
 	defer i.mu.Unlock()
 	if i.stream != s || cutOff(err) {
 		return true
+	}
+	if i.eof != nil && err == nil {
+		return i.eof() == nil
 	}
 	i.closeLocked()
 	return false

@@ -13,10 +13,6 @@ func notYet[T any](what string) (t T, err error) {
 	return t, errs.New(errs.Unsupported, "this agent does not %s", what)
 }
 
-func (*agent) Resize(context.Context, agentproto.Resize) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("resize")
-}
-
 func (*agent) Clock(context.Context, agentproto.Clock) (agentproto.Empty, error) {
 	return notYet[agentproto.Empty]("clock")
 }

@@ -57,6 +57,8 @@ type processOrders struct {
 	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
 	Rlimits         []rlimit `json:"rlimits,omitempty"`
 	OOMScoreAdj     *int     `json:"oom_score_adj,omitempty"`
+	// Terminal, where set, is a terminal of the container for its streams.
+	Terminal *terminalOrder `json:"terminal,omitempty"`
 }
 
 type rlimit struct {

@@ -206,7 +206,6 @@ func TestParseSpecRefuses(t *testing.T) {
 		"by path":     {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/proc/1/ns/pid" }, errs.Unsupported},
 		"no pid":      {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, errs.Unsupported},
 		"seccomp":     {func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, errs.Unsupported},
-		"terminal":    {func(s *specs.Spec) { s.Process.Terminal = true }, errs.Unsupported},
 		"apparmor":    {func(s *specs.Spec) { s.Process.ApparmorProfile = "x" }, errs.Unsupported},
 		"shared":      {func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" }, errs.Unsupported},
 		"masked":      {func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"rel"} }, errs.InvalidArgument},

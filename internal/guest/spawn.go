@@ -32,6 +32,8 @@ type launch struct {
 	init   *os.File
 	// late is what the orders' late write goes to; may be nil.
 	late *os.File
+	// terminal is the one that the process got, where it was ordered.
+	terminal *terminal
 }
 
 // stageProcess is a stage that has no orders yet.
@@ -62,6 +64,11 @@ func (l *launch) run(ctx context.Context, r *reaper) (*child, error) {
 	defer func() { _ = s.socket.Close() }()
 	if err := awaitReport(ctx, report); err != nil {
 		return nil, s.abandon(err)
+	}
+	if l.orders.Process.Terminal != nil {
+		if l.terminal, err = receiveTerminal(s.socket); err != nil {
+			return nil, s.abandon(err)
+		}
 	}
 	return s.child, nil
 }

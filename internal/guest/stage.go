@@ -72,7 +72,7 @@ func (h *handed) carryOut() error {
 	if err != nil {
 		return err
 	}
-	return o.Process.become(h, o.Late)
+	return o.Process.become(h, o.Late, o.Container != nil)
 }
 
 // joinContainer enters the namespaces of the container's first process, of which

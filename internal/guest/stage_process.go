@@ -29,10 +29,16 @@ func (p *processOrders) beforeRoot() error {
 }
 
 // become makes this process the one that is ordered; the container's root is
-// ours. It returns only with an error.
-func (p *processOrders) become(h *handed, late string) error {
+// ours; first says that it is the container's first process. It returns only
+// with an error.
+func (p *processOrders) become(h *handed, late string, first bool) error {
 	if err := p.resolveUser(); err != nil {
 		return err
+	}
+	if p.Terminal != nil {
+		if err := p.Terminal.take(p.Identity.UID, first); err != nil {
+			return fmt.Errorf("terminal: %w", err)
+		}
 	}
 	if err := p.enterCwd(); err != nil {
 		return err

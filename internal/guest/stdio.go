@@ -68,7 +68,8 @@ func (t *streams) open(token string, s *wire.Stream) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.ends[token]; e != nil {
+	e := t.ends[token]
+	if _, later := e.(nowhere); e != nil && !later {
 		e.attach(s)
 		return nil
 	}
@@ -107,13 +108,27 @@ func (t *streams) bind(token string, e end) error {
 	if t.ends[token] != nil {
 		return errs.New(errs.AlreadyExists, "the stream's token is taken")
 	}
+	t.bindLocked(token, e)
+	return nil
+}
+
+// rebind gives a token that is bound another end.
+func (t *streams) rebind(token string, e end) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.bindLocked(token, e)
+}
+
+func (t *streams) bindLocked(token string, e end) {
 	t.ends[token] = e
+	if _, later := e.(nowhere); later {
+		return
+	}
 	if u := t.unclaimed[token]; u != nil {
 		delete(t.unclaimed, token)
 		u.timer.Stop()
 		e.attach(u.stream)
 	}
-	return nil
 }
 
 func (t *streams) unbind(token string) {
@@ -128,6 +143,9 @@ type stdio struct {
 	child   [3]*os.File // the process's ends, until started
 	tokens  []string
 	ends    []end
+	// Of a process with a terminal.
+	terminal      *terminal // nil before its start
+	stdin, stdout string    // tokens
 }
 
 // newStdio makes the pipes of a process; "" for a token is /dev/null. On error
@@ -194,6 +212,60 @@ func pipe(input bool) (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(us), "stdio"), theirs, nil
 }
 
+// nullStdio is that of a process which gets a terminal: nothing, until adopt.
+func (t *streams) nullStdio(stdin, stdout, stderr string) (*stdio, error) {
+	if stderr != "" {
+		return nil, errs.New(errs.InvalidArgument, "a process with a terminal has no stderr of its own")
+	}
+	s, err := t.newStdio("", "", "")
+	if err != nil {
+		return nil, err
+	}
+	s.stdin, s.stdout = stdin, stdout
+	for _, token := range []string{stdin, stdout} {
+		if token == "" {
+			continue
+		}
+		if err := t.bind(token, nowhere{}); err != nil {
+			s.closeChild()
+			s.release()
+			return nil, err
+		}
+		s.tokens = append(s.tokens, token)
+	}
+	return s, nil
+}
+
+// adopt connects the streams with the process's terminal.
+func (s *stdio) adopt(t *terminal) {
+	if t == nil {
+		return
+	}
+	s.terminal = t
+	if s.stdin != "" {
+		i := newInput(t.in)
+		i.eof = t.eof
+		s.ends = append(s.ends, i)
+		s.streams.rebind(s.stdin, i)
+	} else {
+		_ = t.in.Close()
+	}
+	if s.stdout != "" {
+		o := newOutput(t.out, &s.streams.buffers)
+		s.ends = append(s.ends, o)
+		s.streams.rebind(s.stdout, o)
+	} else {
+		go t.drain()
+	}
+}
+
+// nowhere holds a token until there is something to attach to it.
+type nowhere struct{}
+
+func (nowhere) attach(s *wire.Stream) {}
+func (nowhere) exited()               {}
+func (nowhere) release()              {}
+
 // closeChild closes the process's ends in the agent.
 func (s *stdio) closeChild() {
 	for _, f := range s.child {
@@ -216,5 +288,8 @@ func (s *stdio) release() {
 	}
 	for _, e := range s.ends {
 		e.release()
+	}
+	if s.terminal != nil {
+		s.terminal.close()
 	}
 }

@@ -4,6 +4,7 @@ package guest
 
 import (
 	"maps"
+	"math"
 	"os"
 	"path"
 	"slices"
@@ -218,12 +219,20 @@ func parseProcess(p *specs.Process) (processOrders, error) {
 		OOMScoreAdj:     p.OOMScoreAdj,
 	}
 	if err := refuse([]refusal{
-		{p.Terminal, "a terminal"},
 		{p.ApparmorProfile != "" || p.SelinuxLabel != "", "a security label"},
 		{p.Scheduler != nil || p.IOPriority != nil || p.ExecCPUAffinity != nil, "a scheduler or an affinity"},
 		{p.User.Username != "", "a user name in process.user"},
 	}); err != nil {
 		return o, err
+	}
+	if p.Terminal {
+		o.Terminal = &terminalOrder{}
+		if b := p.ConsoleSize; b != nil {
+			if b.Height > math.MaxUint16 || b.Width > math.MaxUint16 {
+				return o, errs.New(errs.InvalidArgument, "terminal of %d by %d", b.Height, b.Width)
+			}
+			o.Terminal.Rows, o.Terminal.Cols = uint16(b.Height), uint16(b.Width)
+		}
 	}
 	if p.User.Umask != nil {
 		o.Umask = int(*p.User.Umask & 0o777)
