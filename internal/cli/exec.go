@@ -10,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
@@ -24,9 +23,11 @@ func (a *app) execCommand() *cli.Command {
 			&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `USER`"},
 			&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "in `FOLDER`"},
 			&cli.IntFlag{Name: "index", Usage: "in the `N`th replica; the first by default"},
-			&cli.BoolFlag{Name: "no-tty", Aliases: []string{"T"}, Usage: "without a terminal, as it is for now"},
-			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "pass standard input on, as it does unless -d"},
-			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "not there yet"},
+			&cli.BoolFlag{Name: "no-tty", Aliases: []string{"T"}, Usage: "without a terminal, even where this is one"},
+			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "accepted: standard input is passed on unless -d"},
+			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "with a terminal, even where this is none; the default is what this is"},
+			&cli.BoolFlag{Name: "privileged", Usage: "with every capability"},
+			detachKeysFlag(),
 		},
 		Action: a.exec,
 	}
@@ -37,8 +38,9 @@ func (a *app) exec(c *cli.Context) error {
 	if len(args) < 2 {
 		return usage("exec wants a container and a command")
 	}
-	if c.Bool("tty") {
-		return errs.WithHint(errs.New(errs.Unsupported, "exec has no terminal to give yet"), "leave out -t")
+	keys, err := parseKeys(c.String("detach-keys"))
+	if err != nil {
+		return err
 	}
 	w, err := a.withName(c)
 	if err != nil {
@@ -57,12 +59,18 @@ func (a *app) exec(c *cli.Context) error {
 		return fmt.Errorf("exec in %s: %w", inst.Name, err)
 	}
 	defer shim.Close()
-	p := shimproto.Exec{Args: args[1:], Env: c.StringSlice("env"), User: c.String("user"), Cwd: c.String("workdir")}
+	p := shimproto.Exec{Args: args[1:], Env: c.StringSlice("env"), User: c.String("user"), Cwd: c.String("workdir"),
+		Privileged: c.Bool("privileged")}
 	if c.Bool("detach") {
 		_, err := shim.Exec(c.Context, p)
 		return err
 	}
-	code, err := a.runExec(c.Context, shim, p)
+	var code int
+	if a.wantsTerminal(c) {
+		code, err = a.runTerminal(c.Context, shim, p, keys)
+	} else {
+		code, err = a.runExec(c.Context, shim, p)
+	}
 	if err != nil {
 		return fmt.Errorf("exec in %s: %w", inst.Name, err)
 	}

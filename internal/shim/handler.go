@@ -153,8 +153,12 @@ func (s *shim) pass(m vmm.Machine, token string, cmd *wire.Stream) {
 	})
 	defer stop()
 	s.tasks.Go(func() {
-		_, _ = copyStream(agent, cmd) // an end is an end
-		_ = agent.CloseWrite()
+		_, err := copyStream(agent, cmd)
+		if errs.Is(err, errs.Canceled) { // the command has let go of it, and it goes on
+			_ = agent.Abort(err)
+			return
+		}
+		_ = agent.CloseWrite() // an end is an end
 	})
 	if _, err := copyStream(cmd, agent); err != nil {
 		if _, err = io.Copy(io.Discard, struct{ io.Reader }{agent}); err != nil {

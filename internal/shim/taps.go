@@ -27,6 +27,7 @@ const (
 type taps struct {
 	mu      sync.Mutex // guards the following
 	offered map[string]*wire.Stream
+	news    chan struct{} // closed with the next offer; nil: nobody waits
 	all     []*tap
 	closed  bool
 }
@@ -53,6 +54,10 @@ func (t *taps) offer(token string, s *wire.Stream) error {
 		t.offered = map[string]*wire.Stream{}
 	}
 	t.offered[token] = s
+	if t.news != nil {
+		close(t.news)
+		t.news = nil
+	}
 	time.AfterFunc(offerLimit, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -64,19 +69,33 @@ func (t *taps) offer(token string, s *wire.Stream) error {
 	return nil
 }
 
-// take answers an offered stream; "" is none.
-func (t *taps) take(token string) (*wire.Stream, error) {
+// take answers an offered stream; "" is none. One that was just opened may come
+// after the call that names it.
+func (t *taps) take(ctx context.Context, token string) (*wire.Stream, error) {
 	if token == "" {
 		return nil, nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	s := t.offered[token]
-	if s == nil {
-		return nil, errs.New(errs.NotFound, "no stream was opened with this token")
+	ctx, cancel := limit(ctx, offerLimit, "await the stream")
+	defer cancel()
+	for {
+		t.mu.Lock()
+		s := t.offered[token]
+		if s != nil {
+			delete(t.offered, token)
+			t.mu.Unlock()
+			return s, nil
+		}
+		if t.news == nil {
+			t.news = make(chan struct{})
+		}
+		news := t.news
+		t.mu.Unlock()
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	delete(t.offered, token)
-	return s, nil
 }
 
 // add taps the process's stream called name.
@@ -243,7 +262,7 @@ func (h handler) Attach(ctx context.Context, p shimproto.Attach) (shimproto.Atta
 	}
 	a := shimproto.Attached{TTY: s.terminal(), Stdin: s.inst.Stdin}
 	for _, one := range []struct{ name, token string }{{"stdout", p.Stdout}, {"stderr", p.Stderr}} {
-		st, err := s.taps.take(one.token)
+		st, err := s.taps.take(ctx, one.token)
 		switch {
 		case err != nil:
 			return a, err
@@ -259,7 +278,7 @@ func (h handler) Attach(ctx context.Context, p shimproto.Attach) (shimproto.Atta
 			return a, err
 		}
 	}
-	in, err := s.taps.take(p.Stdin)
+	in, err := s.taps.take(ctx, p.Stdin)
 	switch {
 	case err != nil:
 		return a, err
