@@ -33,6 +33,7 @@ type agent struct {
 	procs   *processes
 	streams *streams
 	notices *notices
+	relays  relays
 
 	mu        sync.Mutex // guards the following
 	born      time.Time  // when the machine began to be this one
@@ -196,7 +197,10 @@ func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.S
 	p.child.onEnd = func(ws unix.WaitStatus, at time.Time) {
 		e := p.finish(ws, at)
 		a.log.printf("process %s ended: %d", e.ID, e.Code)
-		a.notices.publish(e)
+		a.notices.publish(agentproto.NoticeExit, e)
+		if p.id == agentproto.InitID {
+			a.endRelays()
+		}
 	}
 	close(p.child.settled)
 	return nil
@@ -275,6 +279,7 @@ func (a *agent) adopt(p *process, c *child, o *orders) error {
 		fd = -1 // joining fails then, with a reason
 	}
 	a.procs.started(p, c)
+	a.watchOOM(p)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// The former pidfd is closed when the last joiner lets go of it.

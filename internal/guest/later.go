@@ -13,18 +13,6 @@ func notYet[T any](what string) (t T, err error) {
 	return t, errs.New(errs.Unsupported, "this agent does not %s", what)
 }
 
-func (*agent) Clock(context.Context, agentproto.Clock) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("clock")
-}
-
-func (*agent) Stats(context.Context, agentproto.Empty) (agentproto.Stats, error) {
-	return notYet[agentproto.Stats]("stats")
-}
-
-func (*agent) Top(context.Context, agentproto.Empty) (agentproto.Top, error) {
-	return notYet[agentproto.Top]("top")
-}
-
 func (*agent) Stat(context.Context, agentproto.Stat) (agentproto.FileInfo, error) {
 	return notYet[agentproto.FileInfo]("stat")
 }
@@ -35,12 +23,4 @@ func (*agent) Read(context.Context, agentproto.Read) (agentproto.Empty, error) {
 
 func (*agent) Write(context.Context, agentproto.Write) (agentproto.Empty, error) {
 	return notYet[agentproto.Empty]("write")
-}
-
-func (*agent) Relay(context.Context, agentproto.Relay) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("relay")
-}
-
-func (*agent) Unrelay(context.Context, agentproto.Unrelay) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("unrelay")
 }

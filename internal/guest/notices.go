@@ -5,22 +5,26 @@ package guest
 import (
 	"context"
 	"sync"
-
-	"github.com/vzcompose/vzcompose/agentproto"
 )
 
 // maxNotices is how many notices wait for one connection.
 const maxNotices = 1024
 
-// notices tells every control connection of ends, in order. A connection that
+// notices tells every control connection of ends and what else happens, in order. A connection that
 // does not keep up is cut: the host dials again and asks.
 type notices struct {
 	mu   sync.Mutex // guards subs
 	subs map[*subscriber]struct{}
 }
 
+// notice is what is told.
+type notice struct {
+	topic string
+	body  any
+}
+
 type subscriber struct {
-	queue chan agentproto.Exit
+	queue chan notice
 	cut   func()
 }
 
@@ -28,7 +32,7 @@ func newNotices() *notices { return &notices{subs: map[*subscriber]struct{}{}} }
 
 // subscribe sends notices by notify until ctx ends.
 func (n *notices) subscribe(ctx context.Context, notify func(string, any) error, cut func()) {
-	s := &subscriber{queue: make(chan agentproto.Exit, maxNotices), cut: cut}
+	s := &subscriber{queue: make(chan notice, maxNotices), cut: cut}
 	n.mu.Lock()
 	n.subs[s] = struct{}{}
 	n.mu.Unlock()
@@ -41,7 +45,7 @@ func (n *notices) subscribe(ctx context.Context, notify func(string, any) error,
 		for {
 			select {
 			case e := <-s.queue:
-				if notify(agentproto.NoticeExit, e) != nil {
+				if notify(e.topic, e.body) != nil {
 					cut()
 					return
 				}
@@ -52,12 +56,12 @@ func (n *notices) subscribe(ctx context.Context, notify func(string, any) error,
 	}()
 }
 
-func (n *notices) publish(e agentproto.Exit) {
+func (n *notices) publish(topic string, body any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for s := range n.subs {
 		select {
-		case s.queue <- e:
+		case s.queue <- notice{topic, body}:
 		default:
 			delete(n.subs, s)
 			s.cut()

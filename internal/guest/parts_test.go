@@ -138,7 +138,7 @@ func TestNoticesCutTheSlow(t *testing.T) {
 	got := make(chan string, 2*maxNotices)
 	n.subscribe(ctx, func(_ string, b any) error { got <- b.(agentproto.Exit).ID; return nil }, func() { t.Error("cut the quick one") })
 	for range maxNotices + 2 {
-		n.publish(agentproto.Exit{ID: "x"})
+		n.publish(agentproto.NoticeExit, agentproto.Exit{ID: "x"})
 		<-got
 	}
 	<-cut

@@ -119,6 +119,7 @@ func (p *process) ended() bool {
 // finish records p's end.
 func (p *process) finish(ws unix.WaitStatus, at time.Time) agentproto.Exit {
 	p.exit = agentproto.Exit{ID: p.id, Code: ws.ExitStatus(), At: at}
+	p.exit.Full = p.id == agentproto.InitID && p.exit.Code != 0 && writableFull()
 	if ws.Signaled() {
 		p.exit.Signal = int(ws.Signal())
 		p.exit.Code = 128 + p.exit.Signal

@@ -92,7 +92,7 @@ func (a *agent) serveConn(ctx context.Context, c net.Conn, build string) {
 	greet := func(ctx context.Context, notify func(string, any) error) {
 		a.notices.subscribe(ctx, notify, func() { _ = c.Close() })
 	}
-	s := agentproto.NewServer(a, build, func(token string, st *wire.Stream) error { return a.streams.open(token, st) }, greet)
+	s := agentproto.NewServer(a, build, a.openStream, greet)
 	s.Clock = monotonic
 	for name, m := range s.Methods {
 		s.Methods[name] = a.guarded(m)

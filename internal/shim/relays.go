@@ -81,7 +81,7 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 		if err != nil {
 			return nil, err
 		}
-		return streamConn{st}, nil
+		return wire.AsConn(st), nil
 	}
 	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{}) }) // it ends when it is closed
 	return nil
@@ -148,7 +148,7 @@ func (t *relays) accepted(ctx context.Context, m vmm.Machine, a agentproto.Accep
 		_ = st.Close()
 		return
 	}
-	_, _ = relay.Pair(one.ctx, streamConn{st}, c) // what a pair ends with is its ends' matter
+	_, _ = relay.Pair(one.ctx, wire.AsConn(st), c) // what a pair ends with is its ends' matter
 }
 
 // Relay adds a relay to the running instance.
@@ -217,12 +217,3 @@ func listenSocket(path string, mode uint32) (net.Listener, error) {
 	}
 	return l, nil
 }
-
-// streamConn is a stream where a connection is wanted.
-type streamConn struct{ *wire.Stream }
-
-func (c streamConn) LocalAddr() net.Addr                { return c.Conn().LocalAddr() }
-func (c streamConn) RemoteAddr() net.Addr               { return c.Conn().RemoteAddr() }
-func (c streamConn) SetDeadline(t time.Time) error      { return c.Conn().SetDeadline(t) }
-func (c streamConn) SetReadDeadline(t time.Time) error  { return c.Conn().SetReadDeadline(t) }
-func (c streamConn) SetWriteDeadline(t time.Time) error { return c.Conn().SetWriteDeadline(t) }

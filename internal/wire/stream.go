@@ -192,3 +192,15 @@ func (s *Stream) Close() error { return s.f.c.Close() }
 // Conn is the connection under the stream. Bytes that the stream has read ahead
 // are not seen there: it is for deadlines and addresses.
 func (s *Stream) Conn() net.Conn { return s.f.c }
+
+// AsConn answers s where a net.Conn is wanted. Its addresses and deadlines are
+// those of the connection beneath.
+func AsConn(s *Stream) net.Conn { return streamConn{s} }
+
+type streamConn struct{ *Stream }
+
+func (c streamConn) LocalAddr() net.Addr                { return c.Conn().LocalAddr() }
+func (c streamConn) RemoteAddr() net.Addr               { return c.Conn().RemoteAddr() }
+func (c streamConn) SetDeadline(t time.Time) error      { return c.Conn().SetDeadline(t) }
+func (c streamConn) SetReadDeadline(t time.Time) error  { return c.Conn().SetReadDeadline(t) }
+func (c streamConn) SetWriteDeadline(t time.Time) error { return c.Conn().SetWriteDeadline(t) }

@@ -53,6 +53,7 @@ var (
 	_ vmm.Attacher = (*machine)(nil)
 	_ vmm.Tracer   = (*machine)(nil)
 	_ vmm.Adopter  = (*machine)(nil)
+	_ vmm.Pauser   = (*machine)(nil)
 )
 
 func newMachine(cfg *vmm.Config, port net.Conn, con *console) *machine {
