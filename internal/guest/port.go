@@ -40,7 +40,7 @@ func listenPort(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the host's port: %w", err)
 	}
-	_, l, err := mux.NewListener(f, mux.Guest, mux.Options{}, agentPort)
+	_, l, err := mux.NewListener(f, mux.Guest, mux.Options{Backlog: maxConns}, agentPort)
 	return l, err
 }
 

@@ -23,7 +23,7 @@ import (
 const agentPort = 1024
 
 // maxConns is how many connections are served at a time.
-const maxConns = 512
+const maxConns = 1000
 
 // listenSockets makes the vsock listener. It works before there is a device, and stays
 // good when a device comes, goes, or changes its address.

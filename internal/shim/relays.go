@@ -23,6 +23,10 @@ import (
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
+// maxRelayed is how many connections a relay carries at a time. More wait in the
+// backlog of its socket: the agent serves 1000 of all kinds.
+const maxRelayed = 256
+
 // dialHostLimit is how long a host server may take to accept.
 const dialHostLimit = 10 * time.Second
 
@@ -83,7 +87,7 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 		}
 		return wire.AsConn(st), nil
 	}
-	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{}) }) // it ends when it is closed
+	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{MaxConns: maxRelayed}) }) // it ends when it is closed
 	return nil
 }
 
