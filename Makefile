@@ -45,6 +45,10 @@ test: unit e2e ## unit tests with -race, then end-to-end tests in real machines
 unit: agents ## unit tests with -race
 	go test -race -timeout 10m $$(go list ./... | grep -v /test/e2e)
 
+.PHONY: conformance
+conformance: ## docs/conformance.md, from the last end-to-end tests
+	go run ./tools/conformance $(CACHE) docs/conformance.md
+
 .PHONY: e2e
 e2e: deps build ## end-to-end tests in real machines: restored ones, then booted ones
 	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
