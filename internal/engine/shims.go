@@ -326,6 +326,9 @@ func (s *Stack) await(ctx context.Context, op planner.Await) error {
 	if op.Condition == spec.ConditionHealthy {
 		return s.awaitHealth(ctx, op.Instance)
 	}
+	if op.Condition != spec.ConditionCompleted {
+		return errs.New(errs.Unsupported, "there is no waiting for %q", op.Condition)
+	}
 	st, err := s.follow(ctx, op.Instance, func(st shimproto.Status) bool { return !st.State.Live() })
 	switch {
 	case err != nil:

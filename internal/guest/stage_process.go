@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -43,7 +45,7 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 	if err := p.enterCwd(); err != nil {
 		return err
 	}
-	if err := p.setLimits(false); err != nil {
+	if err := p.setLimits(); err != nil {
 		return err
 	}
 	// While all our threads have equal rights: the kernel wants the right to
@@ -56,14 +58,65 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 	if err := p.changeUser(); err != nil {
 		return err
 	}
-	// Lowering needs no right; these would starve our own runtime before.
-	if err := p.setLimits(true); err != nil {
-		return err
-	}
 	if _, err := unix.Write(h[slotReport], []byte{stageReady}); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
+	if p.starves() {
+		if err := p.executeStarved(); err != nil {
+			return err
+		}
+	}
 	return p.execute()
+}
+
+// starves says whether there is a limit that our own runtime may not live with.
+func (p *processOrders) starves() bool {
+	return slices.ContainsFunc(p.Rlimits, func(r rlimit) bool { return ofMemory(r.Resource) })
+}
+
+func ofMemory(resource int) bool { return resource == unix.RLIMIT_AS || resource == unix.RLIMIT_DATA }
+
+// executeStarved limits the memory, which needs no right, and executes. Between
+// the two our runtime must not ask for memory: all that is needed is made
+// before, and nothing but raw system calls follow. It returns nil where nothing
+// could be executed; then there may be memory to say why, or not.
+func (p *processOrders) executeStarved() error {
+	var files []*byte
+	for _, f := range p.candidates() {
+		b, err := unix.BytePtrFromString(f)
+		if err != nil {
+			return errs.New(errs.InvalidArgument, "%q: a zero byte in its name", f)
+		}
+		files = append(files, b)
+	}
+	args, err := syscall.SlicePtrFromStrings(p.Args)
+	if err != nil {
+		return errs.New(errs.InvalidArgument, "an argument with a zero byte")
+	}
+	env, err := syscall.SlicePtrFromStrings(p.Env)
+	if err != nil {
+		return errs.New(errs.InvalidArgument, "a variable with a zero byte")
+	}
+	limits := make([]unix.Rlimit, len(p.Rlimits))
+	for i, r := range p.Rlimits {
+		limits[i] = unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+	}
+	debug.SetGCPercent(-1)
+	for i, r := range p.Rlimits {
+		if !ofMemory(r.Resource) {
+			continue
+		}
+		if _, _, e := unix.RawSyscall6(unix.SYS_PRLIMIT64, 0, uintptr(r.Resource), uintptr(unsafe.Pointer(&limits[i])), 0, 0, 0); e != 0 {
+			return errs.New(errs.InvalidArgument, "set limit %d to %d:%d: %w", r.Resource, r.Soft, r.Hard, e)
+		}
+	}
+	for _, f := range files {
+		_, _, e := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(f)), uintptr(unsafe.Pointer(&args[0])), uintptr(unsafe.Pointer(&env[0])))
+		if e != unix.ENOENT && e != unix.ENOTDIR && e != unix.EACCES {
+			break
+		}
+	}
+	return nil
 }
 
 func (p *processOrders) resolveUser() error {
@@ -112,8 +165,8 @@ const (
 	hardFiles = 512 << 10
 )
 
-// setLimits sets the limits of memory, or all others.
-func (p *processOrders) setLimits(memory bool) error {
+// setLimits sets the limits but those of memory.
+func (p *processOrders) setLimits() error {
 	all := p.Rlimits
 	if !slices.ContainsFunc(all, func(r rlimit) bool { return r.Resource == unix.RLIMIT_NOFILE }) {
 		var have unix.Rlimit
@@ -124,7 +177,7 @@ func (p *processOrders) setLimits(memory bool) error {
 		all = append(slices.Clone(all), rlimit{unix.RLIMIT_NOFILE, min(softFiles, hard), hard})
 	}
 	for _, r := range all {
-		if memory != (r.Resource == unix.RLIMIT_AS || r.Resource == unix.RLIMIT_DATA) {
+		if ofMemory(r.Resource) {
 			continue
 		}
 		if err := unix.Setrlimit(r.Resource, &unix.Rlimit{Cur: r.Soft, Max: r.Hard}); err != nil {
@@ -189,11 +242,11 @@ func setUser(id identity) error {
 // defaultPath is where a bare command is looked for when PATH is not set.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// execute tries the candidates for the command in order, as execvp(3) does.
-func (p *processOrders) execute() error {
+// candidates are the files that the command may mean, in order.
+func (p *processOrders) candidates() []string {
 	name := p.Args[0]
 	if strings.Contains(name, "/") {
-		return execError(name, name, syscall.Exec(name, p.Args, p.Env))
+		return []string{name}
 	}
 	search := defaultPath
 	for _, e := range p.Env {
@@ -201,7 +254,7 @@ func (p *processOrders) execute() error {
 			search = v
 		}
 	}
-	var denied error
+	var files []string
 	for dir := range strings.SplitSeq(search, ":") {
 		file := path.Join("/", p.Cwd, name)
 		if path.IsAbs(dir) {
@@ -209,6 +262,19 @@ func (p *processOrders) execute() error {
 		} else if dir != "" {
 			file = path.Join(p.Cwd, dir, name)
 		}
+		files = append(files, file)
+	}
+	return files
+}
+
+// execute tries the candidates for the command in order, as execvp(3) does.
+func (p *processOrders) execute() error {
+	name := p.Args[0]
+	if strings.Contains(name, "/") {
+		return execError(name, name, syscall.Exec(name, p.Args, p.Env))
+	}
+	var denied error
+	for _, file := range p.candidates() {
 		err := syscall.Exec(file, p.Args, p.Env)
 		var st unix.Stat_t
 		switch {
