@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,6 +143,24 @@ func processKeys() []field[declared] {
 			func(c *declared) *string { return &c.WorkingDir }),
 		key("user", "uid, uid:gid, or names of the image.", user(),
 			func(c *declared) *string { return &c.User }),
+		key("tty", "The process has a terminal. Default: false.", unlessZero(boolean()),
+			func(c *declared) *bool { return &c.TTY }),
+		key("stdin_open", "The process reads what is attached to it. Default: false.", unlessZero(boolean()),
+			func(c *declared) *bool { return &c.StdinOpen }),
+		key("privileged", "Every capability, no path masked or read-only. Default: false.", unlessZero(boolean()),
+			func(c *declared) *bool { return &c.Privileged }),
+		key("cap_add", "Capabilities beside the usual ones; ALL is all.", capabilities(),
+			func(c *declared) *[]string { return &c.CapAdd }),
+		key("cap_drop", "Capabilities to do without; ALL is all but those of cap_add.", capabilities(),
+			func(c *declared) *[]string { return &c.CapDrop }),
+		key("no_new_privileges", "Nothing that it executes gives more rights. Default: false.", unlessZero(boolean()),
+			func(c *declared) *bool { return &c.NoNewPrivileges }),
+		key("oom_score_adj", "How soon the kernel kills it for memory: -1000 to 1000.", unlessZero(integer(-1000, 1000)),
+			func(c *declared) *int { return &c.OOMScoreAdj }),
+		key("read_only", "The root filesystem cannot be written to. Default: false.", unlessZero(boolean()),
+			func(c *declared) *bool { return &c.ReadOnly }),
+		key("sysctls", "Settings of the machine's kernel, by name.", textMap(func(*walker, string) (string, bool) { return "", false }),
+			func(c *declared) *map[string]string { return &c.Sysctls }),
 		key("stop_signal", "Asks the process to end. Default: what the image says, or SIGTERM.", signal(),
 			func(c *declared) *string { return &c.StopSignal }),
 		key("stop_grace_period", "How long after that it is killed. Default: 10s.", duration(),
@@ -169,18 +188,16 @@ func laterKeys() []field[declared] {
 	var all []field[declared]
 	for _, group := range []struct{ why, keys string }{
 		{"an image is taken for the host's platform", "platform"},
-		{"every root filesystem can be written to", "read_only writable_layer"},
+		{"a writable layer has its default size", "writable_layer"},
 		{"the process gets what its user has", "group_add"},
-		{"no terminal or input is attached", "tty stdin_open"},
-		{"every container runs with the default capabilities and limits",
-			"cap_add cap_drop ulimits no_new_privileges privileged oom_score_adj seccomp"},
+		{"every container runs with the default limits",
+			"ulimits seccomp"},
 		{"the machine's own init reaps processes", "init"},
 		{"every machine is made alike", "virtualization boot_log kernel oci_runtime overhead devices"},
 		{"the default paths are masked", "masked_paths readonly_paths"},
 		{"this version gives containers no secrets", "secrets"},
 		{"this version gives containers no files of the host", "configs"},
 		{"/dev/shm has its default size", "shm_size"},
-		{"the kernel's settings are the default ones", "sysctls"},
 		{"this version gives containers no network", "interfaces networks ports expose dns hosts"},
 		{"nothing relays sockets", "sockets"},
 		{"nothing runs health checks", "healthcheck"},
@@ -340,6 +357,35 @@ func hostname() kind[string] {
 }
 
 // signals are those of signal(7) that make sense to send.
+// capabilityNames are those of capabilities(7), without "CAP_".
+const capabilityNames = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE " +
+	"NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT " +
+	"SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE " +
+	"MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
+
+// capabilities reads a list of names, with or without CAP_, in any case.
+func capabilities() kind[[]string] {
+	all := append(strings.Fields(capabilityNames), "ALL")
+	one := text(nil, func(text string) (string, error) {
+		name := strings.TrimPrefix(strings.ToUpper(text), "CAP_")
+		switch {
+		case name == "ALL":
+			return name, nil
+		case slices.Contains(all, name):
+			return "CAP_" + name, nil
+		}
+		return "", wrong{quote(text) + " is not a capability", suggest(name, all)}
+	})
+	k := list(one)
+	decode := k.decode
+	k.decode = func(w *walker, n *node, at *trail) ([]string, bool) {
+		names, ok := decode(w, n, at)
+		slices.Sort(names)
+		return slices.Compact(names), ok
+	}
+	return k
+}
+
 var signals = []string{
 	"SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL", "SIGUSR1", "SIGSEGV",
 	"SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN",

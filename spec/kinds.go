@@ -151,6 +151,24 @@ func boolean() kind[bool] {
 	}, func(b bool) any { return b })
 }
 
+// unlessZero leaves a key out where its value is the one it has without it.
+func unlessZero[V comparable](k kind[V]) kind[V] {
+	encode := k.encode
+	k.encode = func(v V) any {
+		if v == *new(V) {
+			return nil
+		}
+		return encode(v)
+	}
+	k.diff = func(field string, old, now V) []Change {
+		if old == now {
+			return nil
+		}
+		return []Change{{field, words(encode(old)), words(encode(now))}}
+	}
+	return k
+}
+
 // choice is one value of an enumeration.
 type choice struct {
 	name    string

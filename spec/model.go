@@ -39,6 +39,17 @@ type Container struct {
 	// and SIGKILL. Default 10 s.
 	StopGracePeriod time.Duration `json:"stop_grace_period"`
 
+	TTY       bool `json:"tty,omitempty"`        // the process has a terminal
+	StdinOpen bool `json:"stdin_open,omitempty"` // the process reads what is attached; otherwise nothing
+	// Privileged gives every capability, masks no path and makes none read-only.
+	Privileged      bool              `json:"privileged,omitempty"`
+	CapAdd          []string          `json:"cap_add,omitempty"`  // "CAP_NET_ADMIN", or "ALL"; sorted
+	CapDrop         []string          `json:"cap_drop,omitempty"` // likewise
+	NoNewPrivileges bool              `json:"no_new_privileges,omitempty"`
+	OOMScoreAdj     int               `json:"oom_score_adj,omitempty"` // -1000 to 1000
+	ReadOnly        bool              `json:"read_only,omitempty"`     // the root filesystem cannot be written to
+	Sysctls         map[string]string `json:"sysctls,omitempty"`
+
 	// CPUs is the limit of the container in CPUs, at least 0.01; the machine has
 	// that many processors, rounded up, at most what the host has.
 	CPUs float64 `json:"cpus"`

@@ -123,9 +123,9 @@ func TestExamplesLoadAndFitTheSchema(t *testing.T) {
 func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
 	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
 		cpus memory mounts hostname depends_on restart replicas labels`
-	later := `platform read_only writable_layer group_add tty stdin_open cap_add cap_drop ulimits no_new_privileges
-		privileged init oom_score_adj seccomp virtualization boot_log kernel oci_runtime overhead masked_paths
-		readonly_paths secrets configs shm_size sysctls devices interfaces networks ports expose dns hosts sockets
+	later := `platform writable_layer group_add ulimits 
+		init seccomp virtualization boot_log kernel oci_runtime overhead masked_paths
+		readonly_paths secrets configs shm_size devices interfaces networks ports expose dns hosts sockets
 		healthcheck profiles hooks logging`
 	keys := containerKeys()
 	for _, name := range strings.Fields(read) {

@@ -152,6 +152,8 @@ func TestDiffSeesEveryField(t *testing.T) {
 		"Mounts": []Mount{{Type: "tmpfs", Destination: "/x"}}, "DependsOn": map[string]Dependency{"a": {}},
 		"Restart": Restart{Policy: "always"}, "Labels": map[string]string{"l": ""}, "RootFS": &RootFS{Block: "/b"},
 		"StopGracePeriod": time.Second, "CPUs": 1.5, "Memory": uint64(1), "Replicas": 7,
+		"TTY": true, "StdinOpen": true, "Privileged": true, "NoNewPrivileges": true, "ReadOnly": true, "OOMScoreAdj": 3,
+		"CapAdd": []string{"ALL"}, "CapDrop": []string{"CAP_CHOWN"}, "Sysctls": map[string]string{"a.b": "1"},
 	}
 	typ := reflect.TypeFor[Container]()
 	for i := range typ.NumField() {

@@ -137,7 +137,7 @@ func (s *Stack) record() error {
 func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
 	rec := store.Instance{Stack: s.Name, Container: t.Container, Name: t.Instance, Index: t.Index, Created: time.Now(),
 		CPUs: s.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod,
-		Restart: store.Restart{Policy: c.Restart.Policy, Max: c.Restart.Max}}
+		Restart: store.Restart{Policy: c.Restart.Policy, Max: c.Restart.Max}, Stdin: c.StdinOpen}
 	img, err := s.root(ctx, c, &rec, report)
 	if err != nil {
 		return rec, err

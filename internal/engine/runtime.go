@@ -33,11 +33,11 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 	}
 	quota, period := int64(math.Round(c.CPUs*cpuPeriod)), uint64(cpuPeriod)
 	memory := int64(c.Memory)
-	caps := defaultCapabilities()
-	return &specs.Spec{
+	caps := capabilitiesOf(c)
+	spec := &specs.Spec{
 		Version:  specs.Version,
 		Hostname: hostname,
-		Root:     &specs.Root{Path: agentproto.RootPath},
+		Root:     &specs.Root{Path: agentproto.RootPath, Readonly: c.ReadOnly},
 		Process: &specs.Process{
 			Args: args,
 			Env:  environment(c, img),
@@ -45,10 +45,13 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 			Capabilities: &specs.LinuxCapabilities{
 				Bounding: caps, Effective: caps, Permitted: caps,
 			},
-			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles}},
+			Terminal:        c.TTY,
+			NoNewPrivileges: c.NoNewPrivileges,
+			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles}},
 		},
 		Mounts: mounts(c.Mounts, volumes),
 		Linux: &specs.Linux{
+			Sysctl:      c.Sysctls,
 			CgroupsPath: "/container/init",
 			Resources: &specs.LinuxResources{
 				CPU:    &specs.LinuxCPU{Quota: &quota, Period: &period},
@@ -61,7 +64,42 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
-	}, nil
+	}
+	if c.OOMScoreAdj != 0 {
+		spec.Process.OOMScoreAdj = &c.OOMScoreAdj
+	}
+	if c.Privileged {
+		spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = nil, nil
+	}
+	if c.TTY && !slices.ContainsFunc(spec.Process.Env, func(kv string) bool { return strings.HasPrefix(kv, "TERM=") }) {
+		spec.Process.Env = append(spec.Process.Env, "TERM=xterm")
+	}
+	return spec, nil
+}
+
+// capabilitiesOf answers what is left of the default ones, and what is added.
+// What is added by name holds against dropping all.
+func capabilitiesOf(c spec.Container) []string {
+	all := agentproto.Capabilities()
+	if c.Privileged {
+		return all
+	}
+	have := map[string]bool{}
+	set := func(names []string, to bool) {
+		for _, n := range names {
+			have[n] = to
+		}
+	}
+	set(defaultCapabilities(), true)
+	if slices.Contains(c.CapAdd, "ALL") {
+		set(all, true)
+	}
+	if slices.Contains(c.CapDrop, "ALL") {
+		set(all, false)
+	}
+	set(c.CapAdd, true)
+	set(c.CapDrop, false)
+	return slices.DeleteFunc(all, func(n string) bool { return !have[n] })
 }
 
 // commandLine follows the image-spec: a declared entrypoint drops the image's
