@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -53,14 +52,41 @@ func (a *app) refill(w *work) error {
 	if err != nil {
 		return fmt.Errorf("find vzcompose itself: %w", err)
 	}
+	stdin, err := orderFile(w.house.home.Pool().Dir, order)
+	if err != nil {
+		return fmt.Errorf("write what the pool needs: %w", err)
+	}
+	defer func() { _ = stdin.Close() }() // the child has its own
 	cmd := exec.Command(self, fillCommand)
-	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(order), said, "/"
+	cmd.Stdin, cmd.Stderr, cmd.Dir = stdin, said, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("fill the pool: %w", err)
 	}
 	go func() { _ = cmd.Wait() }() // reaped where we outlive it; what it says is in the file
 	return nil
+}
+
+// orderFile answers an open file without a name that has the order: the child
+// may read it when we are gone, which of a pipe it could not.
+func orderFile(dir string, order []byte) (_ *os.File, err error) {
+	f, err := os.CreateTemp(dir, ".order-*")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close() // the first error is the one to tell
+		}
+	}()
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, err
+	}
+	if _, err := f.Write(order); err != nil {
+		return nil, err
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return f, err
 }
 
 // runFill is that command.
