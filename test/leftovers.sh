@@ -6,9 +6,12 @@ home=$1
 left=0
 say() { echo "left behind: $*" >&2; left=1; }
 for p in $(pgrep -f "qemu-system.*$home" || true) $(pgrep -f 'vzcompose shim' || true); do
-  # Only what works for this home: a shim has its files open.
+  # Only what works for this home: a shim has its files open. One that has given
+  # up its lock is over, yet the kernel may need a moment to take it away: tail
+  # waits for just that.
   if ls -l "/proc/$p/fd" 2>/dev/null | grep -q "$home" || tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -q "$home"; then
-    say "process $p: $(tr '\0' ' ' <"/proc/$p/cmdline" | cut -c1-120)"
+    what=$(tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | cut -c1-120 || true)
+    timeout 5 tail --pid="$p" -f /dev/null || say "process $p: $what"
   fi
 done
 if [ -d "$home/stacks" ]; then
