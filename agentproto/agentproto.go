@@ -107,7 +107,8 @@ type Volume struct {
 	// CopyUp, where set, is the path in the root whose files the volume gets if
 	// it is empty: they are copied with owners, modes and times.
 	CopyUp string `json:"copy_up,omitempty"`
-	// Type of the filesystem; "" is ext4, as volumes have it.
+	// Type of the filesystem of a disk that is no volume of ours: all of it is
+	// mounted. "auto": ext4 or erofs, as the disk tells. "": one of ours.
 	Type string `json:"type,omitempty"`
 }
 
@@ -164,6 +165,9 @@ type Start struct {
 	// /etc/group and replaces process.user: "name", "uid", "name:group",
 	// "uid:gid".
 	User string `json:"user,omitempty"`
+	// Groups are looked up likewise, and are supplementary groups beside those
+	// that the user has: names or numbers.
+	Groups []string `json:"groups,omitempty"`
 	// Init puts a small init of ours before the container's process: it is its
 	// parent, passes signals on and reaps orphans.
 	Init bool `json:"init,omitempty"`

@@ -39,7 +39,8 @@ type agent struct {
 	born      time.Time  // when the machine began to be this one
 	spare     *spare
 	setup     setupState
-	volumes   map[string]string // by ID: the directory to bind
+	places    map[string]string // what a mount's source like "volume:ID" is in the machine
+	mounted   []string          // what the set-up mounted beside the root's parts
 	container *container        // nil before the first start
 }
 
@@ -67,7 +68,7 @@ func newAgent(born time.Time) *agent {
 		procs:   &processes{byID: map[string]*process{}},
 		streams: newStreams(),
 		notices: newNotices(),
-		volumes: map[string]string{},
+		places:  map[string]string{},
 	}
 }
 
@@ -105,14 +106,28 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 	case (s.Spec != nil) != (s.ID == agentproto.InitID):
 		return nil, errs.New(errs.InvalidArgument, "the ID %q is the container's own process", agentproto.InitID)
 	case s.Spec != nil:
-		o, err = parseSpec(s.Spec, a.root, a.volume)
+		o, err = parseSpec(s.Spec, a.root, a.place)
 	default:
 		o, err = a.orderProcess(s.Process)
 	}
 	if err != nil {
 		return nil, err
 	}
-	o.Process.User = s.User
+	if len(s.Groups) > maxGroups {
+		return nil, errs.New(errs.InvalidArgument, "process with %d groups", len(s.Groups))
+	}
+	for _, g := range s.Groups {
+		if len(g) > 128 || !sound(g) {
+			return nil, errs.New(errs.InvalidArgument, "group of %d bytes", len(g))
+		}
+	}
+	o.Process.User, o.Process.Groups, o.Process.Init = s.User, s.Groups, s.Init
+	switch {
+	case s.Init && s.Spec == nil:
+		return nil, errs.New(errs.InvalidArgument, "an init for a process in the container")
+	case s.Runtime != "":
+		return nil, errs.New(errs.Unsupported, "this agent drives no OCI runtime")
+	}
 	return o, nil
 }
 
@@ -147,14 +162,15 @@ func checkID(id string) error {
 	return nil
 }
 
-func (a *agent) volume(id string) (string, error) {
+// place answers what a source like "volume:ID" is in the machine.
+func (a *agent) place(source string) (string, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	dir, ok := a.volumes[id]
+	at, ok := a.places[source]
 	if !ok {
-		return "", errs.New(errs.NotFound, "no volume %q in this machine", cutName(id))
+		return "", errs.New(errs.NotFound, "no %q in this machine", cutName(source))
 	}
-	return dir, nil
+	return at, nil
 }
 
 // spareStage is that of the container to come.

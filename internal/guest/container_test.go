@@ -5,13 +5,16 @@ package guest
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -164,7 +167,7 @@ func TestMountsInForce(t *testing.T) {
 	b := newBench(t)
 	src := t.TempDir()
 	writeFile(t, filepath.Join(src, "file"), "content\n", 0o644)
-	b.agent.volumes["vol"] = src
+	b.agent.places["volume:vol"] = src
 	script := `cat /vol/file; cat /one; echo x > /vol/new && echo wrote
 echo x 2>&1 > /ro/new; echo x 2>&1 > /rootfs-file
 ls /proc/acpi 2>/dev/null | wc -l; cat /proc/kcore | wc -c; echo x 2>&1 > /proc/sys/kernel/hostname
@@ -440,5 +443,103 @@ func TestCancelledStart(t *testing.T) {
 		b.agent.procs.mu.Unlock()
 		runtime.Gosched()
 		b.agent.procs.mu.Lock()
+	}
+}
+
+// An init of ours stands before the process: line 15 of docs/conformance.md.
+func TestInit(t *testing.T) {
+	b := newBench(t)
+	start := func(script string, more ...func(*specs.Spec)) agentproto.Start {
+		return agentproto.Start{ID: "init", Spec: containerSpec(sh(script), more...), Init: true}
+	}
+	if out := b.must(42, start("echo $PPID; exit 42")); out != "1\n" {
+		t.Errorf("%q", out)
+	}
+	b.must(128+9, start("kill -9 $$"))
+	// Signals reach the process, from outside and from within.
+	b.must(3, start("trap 'exit 3' TERM; kill -TERM 1; while :; do sleep 0.05; done"))
+	// Whoever loses its parent is reaped.
+	out := b.must(0, start(`for i in 1 2 3; do (sh -c 'exit 0' &) ; done
+for i in $(seq 200); do n=$(grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l); [ $n = 0 ] && break; sleep 0.05; done; echo $n`))
+	if out != "0\n" {
+		t.Errorf("%q zombies", out)
+	}
+	// All of it is who the process is, and nothing of the agent is left open.
+	out = b.must(0, start("cat /proc/1/status | grep -E '^(Uid|Gid|CapEff)' | tr -d '\\n'; ls /proc/self/fd | wc -l", func(s *specs.Spec) {
+		s.Process.User = specs.User{UID: 1000, GID: 1000}
+		withCaps()(s)
+	}))
+	if !strings.Contains(out, "Uid:\t1000\t1000\t1000\t1000Gid:\t1000\t1000\t1000\t1000CapEff:\t0000000000000000") {
+		t.Errorf("%q", out)
+	}
+	_, err := b.run(start("true"), nil)
+	if err != nil {
+		t.Error(err)
+	}
+	s := start("true")
+	s.Spec.Process.Args = []string{"no-such"}
+	_, err = b.run(s, nil)
+	wantClass(t, err, errs.NotFound, `"no-such": executable file not found in PATH`)
+	// Limits of memory hold for the process, and do not starve us.
+	out = b.must(0, start("ulimit -v", func(s *specs.Spec) {
+		s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_AS", Soft: 64 << 20, Hard: 64 << 20}}
+	}))
+	if out != "65536\n" {
+		t.Errorf("%q", out)
+	}
+	_, err = b.run(agentproto.Start{ID: "other", Process: &specs.Process{Args: sh("true"), Cwd: "/"}, Init: true}, nil)
+	if err == nil {
+		t.Error("a further process has an init")
+	}
+}
+
+func TestGroups(t *testing.T) {
+	b := newBench(t)
+	writeFile(t, filepath.Join(b.root, "etc/group"), "root:x:0:\ndisk:x:6:\nvideo:x:44:\n", 0o644)
+	s := agentproto.Start{ID: "init", Spec: containerSpec(sh("id -G")), User: "1000:44", Groups: []string{"disk", "77", "video", "disk"}}
+	if out := b.must(0, s); out != "44 6 77\n" {
+		t.Errorf("%q", out)
+	}
+	s.Groups = []string{"nobody-here"}
+	_, err := b.run(s, nil)
+	wantClass(t, err, errs.InvalidArgument, `no group "nobody-here"`)
+}
+
+func TestCopyUp(t *testing.T) {
+	from, to := t.TempDir(), filepath.Join(t.TempDir(), "new")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.MkdirAll(filepath.Join(from, "d/e"), 0o750))
+	writeFile(t, filepath.Join(from, "d/file"), "text", 0o640)
+	must(os.Link(filepath.Join(from, "d/file"), filepath.Join(from, "same")))
+	must(os.Symlink("/etc/passwd", filepath.Join(from, "link")))
+	must(unix.Mkfifo(filepath.Join(from, "fifo"), 0o600))
+	must(os.Chown(filepath.Join(from, "d"), 5, 6))
+	must(unix.Chmod(filepath.Join(from, "d/file"), 0o4755))
+	must(unix.Lsetxattr(filepath.Join(from, "d/file"), "security.capability", []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), 0))
+	must(os.Chtimes(from, time.Unix(1000, 0), time.Unix(2000, 0)))
+	c := copier{ctx: t.Context(), linked: map[inode]string{}}
+	must(c.tree(from, to))
+	list := func(dir string) string {
+		out, err := exec.Command("sh", "-c", "cd "+dir+" && find . -printf '%P %y %m %U:%G %l %n %T@\\n' | sort").Output()
+		must(err)
+		return string(out)
+	}
+	if got, want := list(to), list(from); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	var a, b unix.Stat_t
+	must(unix.Stat(filepath.Join(to, "same"), &a))
+	must(unix.Stat(filepath.Join(to, "d/file"), &b))
+	if a.Ino != b.Ino || a.Mode&0o7777 != 0o4755 {
+		t.Errorf("%+v %+v", a, b)
+	}
+	got := make([]byte, 64)
+	if n, err := unix.Lgetxattr(filepath.Join(to, "same"), "security.capability", got); err != nil || n != 20 {
+		t.Errorf("attribute of %d bytes: %v", n, err)
 	}
 }

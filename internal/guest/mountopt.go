@@ -140,8 +140,8 @@ const (
 )
 
 // parseMount makes the order of an OCI mount (runtime-spec, config.md, Mounts).
-// volumes answers where a volume is mounted.
-func parseMount(m specs.Mount, volumes func(id string) (string, error)) (mountOrder, error) {
+// places answers what a source like "volume:ID" is in the machine.
+func parseMount(m specs.Mount, places func(source string) (string, error)) (mountOrder, error) {
 	o := mountOrder{Source: m.Source, Target: path.Clean(m.Destination), Type: m.Type}
 	switch {
 	case !strings.HasPrefix(m.Destination, "/") || !sound(m.Destination):
@@ -163,7 +163,7 @@ func parseMount(m specs.Mount, volumes func(id string) (string, error)) (mountOr
 		o.Flags |= unix.MS_BIND
 	}
 	if o.Flags&unix.MS_BIND != 0 {
-		return o, o.finishBind(volumes)
+		return o, o.finishBind(places)
 	}
 	return o, o.finishFilesystem()
 }
@@ -243,18 +243,21 @@ func assign[T uintptr | uint64](have, bits T, clear bool) T {
 	return have | bits
 }
 
-func (o *mountOrder) finishBind(volumes func(string) (string, error)) error {
+func (o *mountOrder) finishBind(places func(string) (string, error)) error {
 	if o.Data != "" {
 		return errs.New(errs.InvalidArgument, "bind mount on %s with the option %q", o.Target, o.Data)
 	}
 	o.Type = ""
 	o.Flags &= unix.MS_BIND | unix.MS_REC // the rest goes through Set and Clear
-	if id, ok := strings.CutPrefix(o.Source, agentproto.VolumeScheme); ok {
-		dir, err := volumes(id)
-		if err != nil {
-			return err
+	for _, scheme := range []string{agentproto.VolumeScheme, agentproto.ShareScheme, agentproto.FileScheme} {
+		if strings.HasPrefix(o.Source, scheme) {
+			at, err := places(o.Source)
+			if err != nil {
+				return err
+			}
+			o.Source = at
+			break
 		}
-		o.Source = dir
 	}
 	if !strings.HasPrefix(o.Source, "/") || !sound(o.Source) {
 		return errs.New(errs.InvalidArgument, "mount source %.200q is not an absolute path", o.Source)

@@ -50,13 +50,16 @@ type processOrders struct {
 	Args            []string `json:"args"`
 	Env             []string `json:"env,omitempty"`
 	Cwd             string   `json:"cwd"`
-	User            string   `json:"user,omitempty"` // to look up; "": Identity is it
+	User            string   `json:"user,omitempty"`   // to look up; "": Identity is it
+	Groups          []string `json:"groups,omitempty"` // to look up, beside those of User
 	Identity        identity `json:"identity"`
 	Umask           int      `json:"umask"`
 	Caps            capSets  `json:"caps"`
 	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
 	Rlimits         []rlimit `json:"rlimits,omitempty"`
 	OOMScoreAdj     *int     `json:"oom_score_adj,omitempty"`
+	// Init has this process stay as the parent of the one that is ordered.
+	Init bool `json:"init,omitempty"`
 	// Terminal, where set, is a terminal of the container for its streams.
 	Terminal *terminalOrder `json:"terminal,omitempty"`
 }

@@ -84,7 +84,7 @@ func FuzzResolveUser(f *testing.F) {
 }
 
 func volumeAt(id string) (string, error) {
-	if id == "v" {
+	if id == "volume:v" {
 		return "/run/v", nil
 	}
 	return "", errs.New(errs.NotFound, "no volume")

@@ -5,7 +5,6 @@ package guest
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -22,7 +21,7 @@ const answerTime = 20 * time.Millisecond
 func (a *agent) PowerOff(ctx context.Context, _ agentproto.PowerOff) (agentproto.Empty, error) {
 	a.procs.close()
 	a.mu.Lock()
-	c, volumes := a.container, a.volumes
+	c, mounted := a.container, a.mounted
 	a.mu.Unlock()
 	if s := a.spareStage().take(); s != nil {
 		s.drop()
@@ -39,12 +38,8 @@ func (a *agent) PowerOff(ctx context.Context, _ agentproto.PowerOff) (agentproto
 	if err := a.reaper.awaitNone(ctx); err != nil {
 		a.log.printf("power off: processes are left: %v", err)
 	}
-	targets := []string{a.root}
-	for id := range volumes {
-		targets = append(targets, filepath.Join(volumesDir, id))
-	}
-	slices.Sort(targets[1:])
-	syncAndUnmount(append(targets, upperDir, lowerDir), a.log.printf)
+	targets := slices.Concat([]string{a.root}, mounted, []string{upperDir, lowerDir})
+	syncAndUnmount(targets, a.log.printf)
 	time.AfterFunc(answerTime, a.off)
 	return agentproto.Empty{}, nil
 }

@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -26,21 +26,21 @@ func (a *agent) Reset(ctx context.Context, _ agentproto.Reset) (agentproto.Empty
 		return agentproto.Empty{}, errs.New(errs.FailedPrecondition, "the machine is not set up")
 	}
 	a.setup = setupFailed // until all is done
-	c, volumes := a.container, a.volumes
+	c, mounted := a.container, a.mounted
 	a.mu.Unlock()
-	if err := a.strip(ctx, c, volumes); err != nil {
+	if err := a.strip(ctx, c, mounted); err != nil {
 		a.log.printf("reset: %v", err)
 		return agentproto.Empty{}, err
 	}
 	a.mu.Lock()
-	a.setup, a.container, a.volumes = setupNone, nil, map[string]string{}
+	a.setup, a.container, a.places, a.mounted = setupNone, nil, map[string]string{}, nil
 	a.mu.Unlock()
 	return agentproto.Empty{}, nil
 }
 
 // strip takes from the machine what it had of an instance, and puts in place
 // what a template has.
-func (a *agent) strip(ctx context.Context, c *container, volumes map[string]string) error {
+func (a *agent) strip(ctx context.Context, c *container, mounted []string) error {
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
 	if c != nil {
@@ -49,11 +49,7 @@ func (a *agent) strip(ctx context.Context, c *container, volumes map[string]stri
 			return err
 		}
 	}
-	targets := []string{a.root}
-	for id := range volumes {
-		targets = append(targets, filepath.Join(volumesDir, id))
-	}
-	for _, t := range append(targets, upperDir, lowerDir) {
+	for _, t := range slices.Concat([]string{a.root}, mounted, []string{upperDir, lowerDir}) {
 		if err := unix.Unmount(t, 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("unmount %s: %w", t, err)
 		}

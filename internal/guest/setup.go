@@ -43,6 +43,7 @@ const (
 	upperDir   = runDir + "/rw"
 	volumesDir = runDir + "/volumes"
 	emptyDir   = runDir + "/empty"
+	filesDir   = runDir + "/files"
 )
 
 func (a *agent) requireSetup() error {
@@ -77,7 +78,7 @@ func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (agentproto.Setup
 		a.log.printf("set-up: %v", err)
 		return agentproto.SetupResult{}, err
 	}
-	a.setup, a.volumes = setupDone, m.volumes
+	a.setup, a.places, a.mounted = setupDone, m.places, m.mounted
 	return agentproto.SetupResult{Kernel: kernelName(), Phases: m.phases}, nil
 }
 
@@ -97,6 +98,8 @@ func checkSetup(s agentproto.Setup) error {
 		seen[d] = true
 	}
 	switch {
+	case len(s.Shares) > 0:
+		return errs.New(errs.Unsupported, "this agent mounts no shares")
 	case len(s.Volumes) > maxVolumes:
 		return errs.New(errs.InvalidArgument, "%d volumes", len(s.Volumes))
 	case len(s.Hostname) > 64 || !sound(s.Hostname):
@@ -108,7 +111,12 @@ func checkSetup(s agentproto.Setup) error {
 	case len(s.Entropy) < minEntropy || len(s.Entropy) > maxEntropy:
 		return errs.New(errs.InvalidArgument, "entropy of %d bytes is not %d to %d", len(s.Entropy), minEntropy, maxEntropy)
 	}
-	return nil
+	for _, v := range s.Volumes {
+		if v.CopyUp != "" && (!absolute(v.CopyUp) || v.ReadOnly || v.Type != "") || v.Type != "" && !soundName(v.Type) {
+			return errs.New(errs.InvalidArgument, "volume %q of the type %.64q with the files of %.200q", v.ID, v.Type, v.CopyUp)
+		}
+	}
+	return checkFiles(s.Files)
 }
 
 // setup is the work of one Setup.
@@ -119,7 +127,8 @@ type setup struct {
 
 	mu      sync.Mutex // guards the following
 	phases  []agentproto.Phase
-	volumes map[string]string
+	places  map[string]string // of agent.places
+	mounted []string          // of agent.mounted
 }
 
 // phase runs fn and records what it took; its error names it.
@@ -136,7 +145,7 @@ func (m *setup) phase(name string, fn func() error) error {
 }
 
 func (m *setup) run(ctx context.Context) error {
-	m.volumes = map[string]string{}
+	m.places = map[string]string{}
 	if err := m.phase("identity", m.identify); err != nil {
 		return err
 	}
@@ -161,6 +170,9 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 	for _, v := range m.want.Volumes {
 		g.Go(func() error { return m.phase("volume "+v.ID, func() error { return m.mountVolume(ctx, v) }) })
 	}
+	if len(m.want.Files) > 0 {
+		g.Go(func() error { return m.phase("files", m.writeFiles) })
+	}
 	ready := make(chan struct{}, 2) // one for each of lower and upper
 	g.Go(func() error {
 		err := m.phase("lower", func() error { return m.mountLower(ctx, lower) })
@@ -184,7 +196,18 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 		}
 		return m.phase("overlay", m.mountOverlay)
 	})
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, v := range m.want.Volumes {
+		if v.CopyUp == "" {
+			continue
+		}
+		if err := m.phase("copy to volume "+v.ID, func() error { return m.copyUp(ctx, v) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // identify makes this machine unlike its template: clones share clock, random
@@ -343,9 +366,13 @@ func (m *setup) mountVolume(ctx context.Context, v agentproto.Volume) error {
 	if v.ReadOnly {
 		flags = unix.MS_RDONLY
 	}
+	if v.Type != "" {
+		return m.mountBlock(v, dev, at, flags)
+	}
 	if err := mountExt4(v.ID, dev, at, flags); err != nil {
 		return err
 	}
+	m.keep(at)
 	// The volume proper is a directory, so that lost+found is not seen.
 	data := filepath.Join(at, "data")
 	err = os.Mkdir(data, 0o755)
@@ -359,10 +386,49 @@ func (m *setup) mountVolume(ctx context.Context, v agentproto.Volume) error {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("volume %q: %w", v.ID, err)
 	}
+	m.place(agentproto.VolumeScheme+v.ID, data)
+	return nil
+}
+
+// anyType is the type of a volume of which the disk itself tells the filesystem.
+const anyType = "auto"
+
+// mountBlock mounts a disk that somebody else made: all of it is the volume.
+func (m *setup) mountBlock(v agentproto.Volume, dev, at string, flags uintptr) error {
+	fstype := v.Type
+	if fstype == anyType {
+		var err error
+		if fstype, err = probe(dev); err != nil {
+			return fmt.Errorf("disk %q: %w", v.ID, err)
+		}
+	}
+	if err := m.agent.modules.need(fstype); err != nil {
+		return err
+	}
+	data := ""
+	if fstype == "ext4" && v.ReadOnly {
+		data = "noload" // a journal cannot be replayed on a read-only disk
+	}
+	if err := mountDisk(v.ID, dev, at, fstype, flags, data); err != nil {
+		return err
+	}
+	m.keep(at)
+	m.place(agentproto.VolumeScheme+v.ID, at)
+	return nil
+}
+
+// keep notes a mount for the machine's end.
+func (m *setup) keep(at string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.volumes[v.ID] = data
-	return nil
+	m.mounted = append(m.mounted, at)
+}
+
+// place notes what a mount's source is in the machine.
+func (m *setup) place(source, at string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.places[source] = at
 }
 
 // mountEmpty mounts an empty directory that stays so.

@@ -61,6 +61,9 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 	if _, err := unix.Write(h[slotReport], []byte{stageReady}); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
+	if p.Init {
+		return p.supervise(h)
+	}
 	if p.starves() {
 		if err := p.executeStarved(); err != nil {
 			return err
@@ -121,21 +124,30 @@ func (p *processOrders) executeStarved() error {
 
 func (p *processOrders) resolveUser() error {
 	homeless := !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
-	if p.User == "" && !homeless {
+	if p.User == "" && !homeless && len(p.Groups) == 0 {
 		return nil
 	}
 	db, err := readDatabase()
+	if err != nil && (p.User != "" || len(p.Groups) > 0) {
+		return err
+	}
 	home := ""
 	if p.User != "" {
-		if err != nil {
-			return err
-		}
 		if p.Identity, err = db.resolve(p.User); err != nil {
 			return err
 		}
 		home = p.Identity.Home
 	} else {
 		home = db.home(p.Identity.UID)
+	}
+	for _, g := range p.Groups {
+		gid, err := db.groupID(g)
+		if err != nil {
+			return err
+		}
+		if gid != p.Identity.GID && !slices.Contains(p.Identity.Groups, gid) {
+			p.Identity.Groups = append(p.Identity.Groups, gid)
+		}
 	}
 	if homeless {
 		if home == "" {
@@ -206,7 +218,7 @@ func (p *processOrders) changeUser() error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}
-	if err := setUser(id); err != nil {
+	if err := setUser(id, p.Init); err != nil {
 		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
@@ -224,8 +236,12 @@ func (p *processOrders) changeUser() error {
 }
 
 // setUser changes this thread only, which is the one that executes. Package
-// syscall's functions would change every thread, for nothing.
-func setUser(id identity) error {
+// syscall's functions would change every thread, for nothing, unless this
+// process stays.
+func setUser(id identity, every bool) error {
+	if every {
+		return setUserOfAll(id)
+	}
 	groups := append([]uint32{}, id.Groups...)
 	if err := rawSetgroups(groups); err != nil {
 		return fmt.Errorf("set groups: %w", err)
@@ -267,17 +283,28 @@ func (p *processOrders) candidates() []string {
 	return files
 }
 
-// execute tries the candidates for the command in order, as execvp(3) does.
+// execute makes this process the command's.
 func (p *processOrders) execute() error {
+	return p.try(func(file string) error { return syscall.Exec(file, p.Args, p.Env) })
+}
+
+// try tries the candidates for the command in order, as execvp(3) does, until
+// exec has no error.
+func (p *processOrders) try(exec func(file string) error) error {
 	name := p.Args[0]
 	if strings.Contains(name, "/") {
-		return execError(name, name, syscall.Exec(name, p.Args, p.Env))
+		if err := exec(name); err != nil {
+			return execError(name, name, err)
+		}
+		return nil
 	}
 	var denied error
 	for _, file := range p.candidates() {
-		err := syscall.Exec(file, p.Args, p.Env)
+		err := exec(file)
 		var st unix.Stat_t
 		switch {
+		case err == nil:
+			return nil
 		case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENOENT) && unix.Stat(file, &st) != nil:
 		case errors.Is(err, syscall.EACCES):
 			if denied == nil {

@@ -36,6 +36,7 @@ func (o *terminalOrder) take(uid uint32, console bool) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = unix.Close(master) }() // the agent has its own by then
 	size := unix.Winsize{Row: cmp.Or(o.Rows, 24), Col: cmp.Or(o.Cols, 80)}
 	if err := unix.IoctlSetWinsize(master, unix.TIOCSWINSZ, &size); err != nil {
 		return fmt.Errorf("set its size: %w", err)
@@ -48,6 +49,7 @@ func (o *terminalOrder) take(uid uint32, console bool) error {
 	if e != 0 {
 		return fmt.Errorf("open its other end: %w", e)
 	}
+	defer func() { _ = unix.Close(int(slave)) }()
 	if err := unix.Fchown(int(slave), int(uid), -1); err != nil {
 		return fmt.Errorf("own it: %w", err)
 	}

@@ -42,9 +42,9 @@ type refusal struct {
 	what  string
 }
 
-// parseSpec makes orders of the container's runtime-spec. volumes answers where
-// a volume is mounted.
-func parseSpec(s *specs.Spec, root string, volumes func(string) (string, error)) (*orders, error) {
+// parseSpec makes orders of the container's runtime-spec. places answers what
+// a source like "volume:ID" is in the machine.
+func parseSpec(s *specs.Spec, root string, places func(string) (string, error)) (*orders, error) {
 	if s.Process == nil || s.Linux == nil || s.Root == nil {
 		return nil, errs.New(errs.InvalidArgument, "runtime-spec without process, linux or root")
 	}
@@ -61,7 +61,7 @@ func parseSpec(s *specs.Spec, root string, volumes func(string) (string, error))
 	if len(c.Hostname) > 64 || len(c.Domainname) > 64 || !sound(c.Hostname+c.Domainname) {
 		return nil, errs.New(errs.InvalidArgument, "host or domain name is over 64 bytes")
 	}
-	if err := c.parseMounts(s.Mounts, volumes); err != nil {
+	if err := c.parseMounts(s.Mounts, places); err != nil {
 		return nil, err
 	}
 	if err := c.parseLinux(s.Linux); err != nil {
@@ -74,12 +74,12 @@ func parseSpec(s *specs.Spec, root string, volumes func(string) (string, error))
 	return &orders{Container: c, Process: p}, nil
 }
 
-func (c *containerOrders) parseMounts(ms []specs.Mount, volumes func(string) (string, error)) error {
+func (c *containerOrders) parseMounts(ms []specs.Mount, places func(string) (string, error)) error {
 	if len(ms) > maxMounts {
 		return errs.New(errs.InvalidArgument, "runtime-spec with %d mounts", len(ms))
 	}
 	for _, m := range ms {
-		o, err := parseMount(m, volumes)
+		o, err := parseMount(m, places)
 		if err != nil {
 			return err
 		}
