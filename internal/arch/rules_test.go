@@ -56,10 +56,11 @@ func rooms() map[string]row {
 		"internal/volume":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/logs":        {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/agents":      {imports: []string{"internal/errs"}},
+		"internal/archive":     {imports: []string{"internal/errs"}},
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
-		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
+		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
@@ -74,7 +75,7 @@ func rooms() map[string]row {
 			"internal/lifecycle", "internal/logs", "internal/state"}},
 		// schema is what it prints, agents what doctor asks for, shimproto what
 		// exec speaks.
-		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/diag",
+		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/kernel",
 			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store",
 			"internal/ui", "internal/wire"}},
