@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -74,7 +75,11 @@ func (a *agent) Write(ctx context.Context, w agentproto.Write) (agentproto.Empty
 		o.Owner = &archive.Owner{}
 	}
 	return agentproto.Empty{}, a.transfer(ctx, w.Stream, func(s *wire.Stream) error {
-		return copyError(archive.Unpack(ctx, bufio.NewReaderSize(s, chunk), dir, o))
+		if err := archive.Unpack(ctx, bufio.NewReaderSize(s, chunk), dir, o); err != nil {
+			return copyError(err)
+		}
+		_, err := io.Copy(io.Discard, struct{ io.Reader }{s}) // a tar may be padded
+		return err
 	})
 }
 
