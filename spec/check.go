@@ -41,6 +41,11 @@ func (c *checker) containers() map[string]Container {
 		case out.Pull == "":
 			out.Pull = "missing"
 		}
+		if len(out.Hosts) == 0 {
+			out.Hosts = nil
+		}
+		out.Secrets = c.given(name, "secrets", "secret", out.Secrets, c.file.secrets)
+		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
 		all[name] = out
 		d.Container = out
 		c.file.containers[name] = d
@@ -124,7 +129,11 @@ func (c *checker) check() {
 		c.rootFS(e)
 		c.dependencies(e)
 		c.instanceNames(e)
+		c.places(e)
 	}
+	c.origins("secrets", c.file.secrets)
+	c.origins("configs", c.file.configs)
+	c.hostSockets(containers)
 	c.volumes(containers)
 	c.cycles()
 }
@@ -191,6 +200,8 @@ func (c *checker) dependencies(e entry) {
 				hint = suggest(name, sortedKeys(c.file.containers))
 			}
 			c.w.error(d.key, at, hint, "no container %s", quote(name))
+		case c.file.containers[e.key.text].DependsOn[name].Condition == ConditionHealthy && c.file.containers[name].HealthCheck == nil:
+			c.w.error(d.key, at, "give it a healthcheck, or wait for started", "container %s has no healthcheck", quote(name))
 		}
 	}
 }

@@ -31,6 +31,8 @@ type file struct {
 	defaults   declared
 	containers map[string]declared
 	volumes    map[string]Volume
+	secrets    map[string]Origin
+	configs    map[string]Origin
 }
 
 // declared is a container as it is written.
@@ -59,8 +61,10 @@ func stackKeys() *object[file] {
 			key("volumes", "The volumes of the stack, by name. A volume is a disk of its own.", named("volume", volumeKeys().kind()),
 				func(f *file) *map[string]Volume { return &f.volumes }),
 			reserved[file]("networks", later),
-			reserved[file]("secrets", "this version gives containers no secrets"),
-			reserved[file]("configs", "this version gives containers no files of the host"),
+			key("secrets", "The secrets of the stack, by name. Their text is read at each start, and never stored.",
+				named("secret", originKeys(false).kind()), func(f *file) *map[string]Origin { return &f.secrets }),
+			key("configs", "The configs of the stack, by name.", named("config", originKeys(true).kind()),
+				func(f *file) *map[string]Origin { return &f.configs }),
 			reserved[file]("include", "a stack is one file, or several named with -f"),
 			instead[file]("services", `Compose's "services" are "containers" here`),
 			instead[file]("version", "leave it out"),
@@ -102,7 +106,10 @@ func containerKeys() *object[declared] {
 	}
 	o.fields = append(o.fields, rootKeys()...)
 	o.fields = append(o.fields, processKeys()...)
+	o.fields = append(o.fields, limitKeys()...)
+	o.fields = append(o.fields, givenKeys()...)
 	o.fields = append(o.fields, lifeKeys()...)
+	o.fields = append(o.fields, watchKeys()...)
 	o.fields = append(o.fields, laterKeys()...)
 	o.fields = append(o.fields, composeKeys()...)
 	return o
@@ -188,22 +195,10 @@ func laterKeys() []field[declared] {
 	var all []field[declared]
 	for _, group := range []struct{ why, keys string }{
 		{"an image is taken for the host's platform", "platform"},
-		{"a writable layer has its default size", "writable_layer"},
-		{"the process gets what its user has", "group_add"},
-		{"every container runs with the default limits",
-			"ulimits seccomp"},
-		{"the machine's own init reaps processes", "init"},
-		{"every machine is made alike", "virtualization boot_log kernel oci_runtime overhead devices"},
-		{"the default paths are masked", "masked_paths readonly_paths"},
-		{"this version gives containers no secrets", "secrets"},
-		{"this version gives containers no files of the host", "configs"},
-		{"/dev/shm has its default size", "shm_size"},
-		{"this version gives containers no network", "interfaces networks ports expose dns hosts"},
-		{"nothing relays sockets", "sockets"},
-		{"nothing runs health checks", "healthcheck"},
+		{"no system call is filtered", "seccomp"},
+		{"every machine is made alike", "kernel oci_runtime devices"},
+		{"this version gives containers no network", "interfaces networks ports expose"},
 		{"every container of the file is in the stack", "profiles"},
-		{"nothing runs hooks", "hooks"},
-		{"logs have their default limits", "logging"},
 	} {
 		for _, name := range strings.Fields(group.keys) {
 			all = append(all, reserved[declared](name, group.why))
@@ -231,12 +226,11 @@ func composeKeys() []field[declared] {
 }
 
 func dependencyKeys() *object[Dependency] {
-	const noCheck = "waits for a healthcheck, which is reserved for a later version"
 	condition := enum[Condition](
-		choice{name: "started"}, choice{name: "completed"}, choice{name: "healthy", refused: noCheck},
+		choice{name: "started"}, choice{name: "completed"}, choice{name: "healthy"},
 		choice{name: "service_started", means: "started"},
 		choice{name: "service_completed_successfully", means: "completed"},
-		choice{name: "service_healthy", refused: noCheck},
+		choice{name: "service_healthy", means: "healthy"},
 	)
 	return &object[Dependency]{
 		fresh: Dependency{Condition: ConditionStarted, Required: true},

@@ -64,10 +64,16 @@ func (l *loader) load() *Stack {
 		return nil
 	}
 	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}}
-	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Volumes: f.volumes}
+	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Volumes: f.volumes, Secrets: f.secrets, Configs: f.configs}
 	c.check()
 	if len(stack.Volumes) == 0 {
 		stack.Volumes = nil
+	}
+	if len(stack.Secrets) == 0 {
+		stack.Secrets = nil
+	}
+	if len(stack.Configs) == 0 {
+		stack.Configs = nil
 	}
 	return stack
 }

@@ -16,6 +16,8 @@ type Stack struct {
 	Dir        string               `json:"dir"` // absolute folder of the first file; relative paths start there
 	Containers map[string]Container `json:"containers"`
 	Volumes    map[string]Volume    `json:"volumes,omitempty"`
+	Secrets    map[string]Origin    `json:"secrets,omitempty"`
+	Configs    map[string]Origin    `json:"configs,omitempty"`
 }
 
 // Container is one declared container. Its JSON form is what is stored with an
@@ -49,6 +51,29 @@ type Container struct {
 	OOMScoreAdj     int               `json:"oom_score_adj,omitempty"` // -1000 to 1000
 	ReadOnly        bool              `json:"read_only,omitempty"`     // the root filesystem cannot be written to
 	Sysctls         map[string]string `json:"sysctls,omitempty"`
+
+	Init     bool              `json:"init,omitempty"`      // a small init stands before the process
+	GroupAdd []string          `json:"group_add,omitempty"` // names of the image, or numbers
+	Ulimits  map[string]Ulimit `json:"ulimits,omitempty"`   // by name: "nofile"
+	// MaskedPaths and ReadonlyPaths: nil means the usual ones, empty means none.
+	MaskedPaths   []string       `json:"masked_paths,omitzero"`
+	ReadonlyPaths []string       `json:"readonly_paths,omitzero"`
+	ShmSize       uint64         `json:"shm_size,omitempty"` // bytes; 0: 64 MiB
+	WritableLayer *WritableLayer `json:"writable_layer,omitempty"`
+	Overhead      *Overhead      `json:"overhead,omitempty"`
+	// Virtualization lets machines be run in the machine.
+	Virtualization bool `json:"virtualization,omitempty"`
+
+	Sockets []Socket            `json:"sockets,omitempty"`
+	Secrets []Given             `json:"secrets,omitempty"`
+	Configs []Given             `json:"configs,omitempty"`
+	Hosts   map[string][]string `json:"hosts,omitempty"` // names by address
+	DNS     *DNS                `json:"dns,omitempty"`
+
+	HealthCheck *HealthCheck `json:"healthcheck,omitempty"`
+	Hooks       *Hooks       `json:"hooks,omitempty"`
+	Logging     *Logging     `json:"logging,omitempty"`
+	BootLog     string       `json:"boot_log,omitempty"` // absolute path of the host
 
 	// CPUs is the limit of the container in CPUs, at least 0.01; the machine has
 	// that many processors, rounded up, at most what the host has.
@@ -102,6 +127,88 @@ const (
 type Restart struct {
 	Policy string `json:"policy"`
 	Max    int    `json:"max,omitempty"` // attempts of on-failure; 0: no limit
+}
+
+// Ulimit is a limit of setrlimit(2); the highest number is none.
+type Ulimit struct {
+	Soft uint64 `json:"soft"`
+	Hard uint64 `json:"hard"`
+}
+
+// WritableLayer is what the container writes beside its mounts.
+type WritableLayer struct {
+	Size uint64 `json:"size,omitempty"` // bytes; 0: 16 GiB
+}
+
+// Overhead is what the machine has beside what the container may use. Zero is
+// the usual.
+type Overhead struct {
+	CPUs   int    `json:"cpus,omitempty"`
+	Memory uint64 `json:"memory,omitempty"` // bytes
+}
+
+// Socket is a unix socket that stands for a server on the other side.
+type Socket struct {
+	Direction   string `json:"direction"` // "out_of": the server is in the container; "into": it is on the host
+	Source      string `json:"source"`    // absolute, of the server's side
+	Destination string `json:"destination"`
+	Mode        uint32 `json:"mode,omitempty"` // of the socket at the destination; 0: 0600
+}
+
+// Given is a secret or a config as a container has it: a file in memory.
+type Given struct {
+	Source string `json:"source"`
+	Target string `json:"target"` // absolute, in the container
+	UID    uint32 `json:"uid,omitempty"`
+	GID    uint32 `json:"gid,omitempty"`
+	Mode   uint32 `json:"mode"`
+	Origin Origin `json:"origin"`
+}
+
+// Origin is where the text of a secret or a config comes from: exactly one field
+// is set. The text itself is read at each start.
+type Origin struct {
+	File        string `json:"file,omitempty"`        // absolute path of the host
+	Environment string `json:"environment,omitempty"` // variable of who starts the instance
+	Content     string `json:"content,omitempty"`     // of a config only
+}
+
+// DNS is what /etc/resolv.conf says.
+type DNS struct {
+	Nameservers []string `json:"nameservers,omitempty"`
+	Domain      string   `json:"domain,omitempty"`
+	Search      []string `json:"search,omitempty"`
+	Options     []string `json:"options,omitempty"`
+}
+
+// HealthCheck says whether an instance is healthy.
+type HealthCheck struct {
+	Test          []string      `json:"test"` // "CMD" and a command, or "CMD-SHELL" and a script
+	Interval      time.Duration `json:"interval"`
+	Timeout       time.Duration `json:"timeout"`
+	Retries       int           `json:"retries"`
+	StartPeriod   time.Duration `json:"start_period,omitempty"`
+	StartInterval time.Duration `json:"start_interval,omitempty"` // 0: Interval
+}
+
+// Hooks are processes in the container at a turn of its life.
+type Hooks struct {
+	PostStart []Hook `json:"post_start,omitempty"` // after its process was started
+	PreStop   []Hook `json:"pre_stop,omitempty"`   // before the stop signal
+}
+
+// Hook is one of them.
+type Hook struct {
+	Command     []string          `json:"command"`
+	User        string            `json:"user,omitempty"`
+	WorkingDir  string            `json:"working_dir,omitempty"`
+	Environment map[string]string `json:"environment,omitempty"`
+}
+
+// Logging bounds what is kept of what a container says. Zero is the usual.
+type Logging struct {
+	MaxSize  uint64 `json:"max_size,omitempty"` // bytes of one file
+	MaxFiles int    `json:"max_files,omitempty"`
 }
 
 // Volume is a declared named volume.

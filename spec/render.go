@@ -40,14 +40,15 @@ func (s *Stack) JSON() ([]byte, error) {
 
 // document is the stack as the language writes it.
 func (s *Stack) document() document {
-	f := file{name: s.Name, containers: map[string]declared{}, volumes: s.Volumes}
+	f := file{name: s.Name, containers: map[string]declared{}, volumes: s.Volumes, secrets: s.Secrets, configs: s.Configs}
 	for name, c := range s.Containers {
 		f.containers[name] = declared{Container: c}
 	}
 	doc := document{{"name", s.Name}}
 	all, _ := stackKeys().encode(f).(document)
 	for _, p := range all {
-		if p.key == "containers" || p.key == "volumes" {
+		switch p.key {
+		case "containers", "volumes", "secrets", "configs":
 			doc = append(doc, p)
 		}
 	}

@@ -88,7 +88,7 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		`{nam: x}`, `{containers: {web: {restrat: always}}}`, `{containers: {web: {ports: []}}}`, `{networks: {}}`,
 		`{containers: {web: {memory: 5xyz}}}`, `{containers: {web: {cpus: two}}}`, `{containers: {web: {cpus: -3}}}`,
 		`{containers: {web: {mounts: [{type: tmpfs}]}}}`, `{containers: {web: {mounts: [{type: bind, destination: /a}]}}}`,
-		`{containers: {web: {restart: sometimes}}}`, `{containers: {web: {depends_on: {db: {condition: healthy}}}}}`,
+		`{containers: {web: {restart: sometimes}}}`, `{containers: {web: {depends_on: {db: {condition: well}}}}}`,
 		`{containers: {Web: {}}}`, `{containers: {web: {image: a, rootfs: {tar: b}}}}`, `{volumes: {v: {size: 1}}}`,
 		`{containers: {web: {rootfs: {}}}}`, `{containers: {web: {replicas: 101}}}`, `{name: "My Shop"}`,
 		`{containers: {web: {environment: 3}}}`, `{services: {}}`, `{defaults: {helthcheck: 1}}`,
@@ -122,11 +122,9 @@ func TestExamplesLoadAndFitTheSchema(t *testing.T) {
 // The language's keys, each read now or reserved: none of them is unknown.
 func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
 	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
-		cpus memory mounts hostname depends_on restart replicas labels`
-	later := `platform writable_layer group_add ulimits 
-		init seccomp virtualization boot_log kernel oci_runtime overhead masked_paths
-		readonly_paths secrets configs shm_size devices interfaces networks ports expose dns hosts sockets
-		healthcheck profiles hooks logging`
+		cpus memory mounts hostname depends_on restart replicas labels init group_add ulimits masked_paths readonly_paths
+		shm_size writable_layer overhead virtualization sockets secrets configs hosts dns healthcheck hooks logging boot_log`
+	later := `platform seccomp kernel oci_runtime devices interfaces networks ports expose profiles`
 	keys := containerKeys()
 	for _, name := range strings.Fields(read) {
 		if f := keys.field(name); f == nil || f.decode == nil {
