@@ -51,7 +51,7 @@ func classOf(c spec.Change) class {
 	switch fieldOf(c) {
 	case "restart", "labels", "stop_grace_period", "depends_on", "replicas", "pull":
 		return live
-	case "image", "rootfs":
+	case "image", "rootfs", "writable_layer":
 		return disk
 	}
 	return restart

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -200,6 +201,9 @@ func finishMount(w *walker, n *node, at *trail, m *Mount) bool {
 func mountOption(mount, option string) (string, error) {
 	known := flags
 	name, value, valued := strings.Cut(option, "=")
+	if mount == "volume" {
+		known = append(slices.Clone(flags), "nocopy")
+	}
 	if mount == "tmpfs" {
 		known = append(append([]string{}, flags...), tmpfsValues...)
 	}
@@ -207,7 +211,7 @@ func mountOption(mount, option string) (string, error) {
 		if name != k {
 			continue
 		}
-		switch takes := i >= len(flags); {
+		switch takes := mount == "tmpfs" && i >= len(flags); {
 		case takes && value == "":
 			return option, fmt.Errorf("option %q needs a value", name)
 		case !takes && valued:

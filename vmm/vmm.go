@@ -41,6 +41,9 @@ type Config struct {
 	// Console is the path of the file to which the machine's console is
 	// appended; "" discards it.
 	Console string
+	// Nested asks for processors on which the guest can run machines itself;
+	// errs.Unsupported where the host has none.
+	Nested bool
 	// Cold asks that the machine be booted by its kernel, also where the driver
 	// could restore it from a template.
 	Cold bool

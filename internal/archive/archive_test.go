@@ -52,7 +52,10 @@ func TestThereAndBack(t *testing.T) {
 	must(t, os.Chtimes(filepath.Join(from, "tree/nothing"), time.Time{}, time.Unix(1000, 500)))
 	must(t, os.Chtimes(filepath.Join(from, "tree/closed"), time.Time{}, time.Unix(2000, 0)))
 	must(t, os.Chmod(filepath.Join(from, "tree/closed"), 0o555))
-	t.Cleanup(func() { _ = os.Chmod(filepath.Join(from, "tree/closed"), 0o755); _ = os.Chmod(filepath.Join(to, "other/closed"), 0o755) })
+	t.Cleanup(func() {
+		_ = os.Chmod(filepath.Join(from, "tree/closed"), 0o755)
+		_ = os.Chmod(filepath.Join(to, "other/closed"), 0o755)
+	})
 	var b bytes.Buffer
 	must(t, Pack(t.Context(), &b, openRoot(t, from), "tree", "tree", nil))
 	must(t, Unpack(t.Context(), &b, openRoot(t, to), Options{As: "other"}))

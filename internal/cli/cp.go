@@ -188,7 +188,9 @@ func (a *app) copyTo(ctx context.Context, shim *shimproto.Client, from, to strin
 		return copying(ctx, shim, func(ctx context.Context, token string) error {
 			write.Stream = token
 			return shim.Write(ctx, write)
-		}, func(s *watched) error { return send(s, func(w io.Writer) error { _, err := io.Copy(w, a.deps.Stdin); return err }) })
+		}, func(s *watched) error {
+			return send(s, func(w io.Writer) error { _, err := io.Copy(w, a.deps.Stdin); return err })
+		})
 	}
 	stat := os.Lstat
 	if follow || strings.HasSuffix(from, "/") || endsInDot(from) {

@@ -56,7 +56,7 @@ func (a *app) open() (*house, error) {
 		return nil, fmt.Errorf("find vzcompose itself: %w", err)
 	}
 	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels,
-		Shim: []string{self, shimCommand}, CPUs: runtime.NumCPU(), Cold: h.cold != "", TemplatesLimit: h.settings.Templates.Limit})
+		Shim: []string{self, shimCommand}, CPUs: runtime.NumCPU(), LookupEnv: a.deps.LookupEnv, Cold: h.cold != "", TemplatesLimit: h.settings.Templates.Limit})
 	return h, nil
 }
 

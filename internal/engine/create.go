@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -52,7 +55,7 @@ func (s *Stack) create(ctx context.Context, op planner.Create, report func(event
 	un.Push("make the instance's folder", func(context.Context) error {
 		return s.o.Home.RemoveInstance(s.Name, op.Instance)
 	})
-	if err := volume.Create(s.o.Home.Writable(s.Name, op.Instance), volume.WritableLayer); err != nil {
+	if err := volume.Create(s.o.Home.Writable(s.Name, op.Instance), cmp.Or(rec.Writable, volume.WritableLayer)); err != nil {
 		return err
 	}
 	if err := s.o.Home.WriteInstance(rec); err != nil {
@@ -136,8 +139,9 @@ func (s *Stack) record() error {
 // start.
 func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
 	rec := store.Instance{Stack: s.Name, Container: t.Container, Name: t.Instance, Index: t.Index, Created: time.Now(),
-		CPUs: s.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory), StopTimeout: c.StopGracePeriod,
+		CPUs: s.machineCPUs(c), Memory: machineMemory(c), StopTimeout: c.StopGracePeriod,
 		Restart: store.Restart{Policy: c.Restart.Policy, Max: c.Restart.Max}, Stdin: c.StdinOpen}
+	transcribe(&rec, c)
 	img, err := s.root(ctx, c, &rec, report)
 	if err != nil {
 		return rec, err
@@ -150,12 +154,15 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 		if id := ids[m.Source]; id != "" { // mounted twice: the disk is what the freer mount wants
 			i := slices.IndexFunc(rec.Volumes, func(d store.Disk) bool { return d.ID == id })
 			rec.Volumes[i].ReadOnly = rec.Volumes[i].ReadOnly && m.ReadOnly()
+			rec.Volumes[i].CopyUp = first(rec.Volumes[i].CopyUp, copyUp(m))
 			continue
 		}
 		ids[m.Source] = diskID(len(ids))
-		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly()})
+		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)})
 	}
-	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids); err != nil {
+	var given []specs.Mount
+	rec.Files, given = files(c)
+	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids, given); err != nil {
 		return rec, err
 	}
 	rec.User = first(c.User, img.User)
@@ -193,8 +200,20 @@ func (s *Stack) root(ctx context.Context, c spec.Container, rec *store.Instance,
 	return cfg, err
 }
 
-func machineMemory(container uint64) uint64 {
-	n := container + overhead + container/overheadShare
+// copyUp is the directory of the image whose files a new volume gets: where it
+// is mounted, unless only to be read or with nocopy.
+func copyUp(m spec.Mount) string {
+	if m.ReadOnly() || slices.Contains(m.Options, "nocopy") {
+		return ""
+	}
+	return m.Destination
+}
+
+func machineMemory(c spec.Container) uint64 {
+	n := c.Memory + overhead + c.Memory/overheadShare
+	if c.Overhead != nil && c.Overhead.Memory > 0 {
+		n = c.Memory + c.Overhead.Memory
+	}
 	return (n + memoryUnit - 1) / memoryUnit * memoryUnit
 }
 

@@ -44,6 +44,9 @@ type Options struct {
 	CPUs int
 	// Templates is the folder of what machines are restored from; "": the home's.
 	Templates string
+	// LookupEnv answers the caller's variables, from which secrets may come; nil:
+	// os.LookupEnv.
+	LookupEnv func(string) (string, bool)
 	// Cold has every machine booted.
 	Cold bool
 	// TemplatesLimit bounds the templates of machines, in bytes; 0: the driver's

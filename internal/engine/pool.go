@@ -51,7 +51,7 @@ type Make struct {
 
 // Make answers the make of the machines that c's instances run in.
 func (e *Engine) Make(c spec.Container) Make {
-	return Make{CPUs: e.machineCPUs(c.CPUs), Memory: machineMemory(c.Memory)}
+	return Make{CPUs: e.machineCPUs(c), Memory: machineMemory(c)}
 }
 
 // DefaultMake is that of a container which declares neither processors nor
@@ -174,7 +174,7 @@ func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error 
 		return err
 	}
 	runs, err := runtimeSpec(spec.Container{Command: []string{image.RehearsalCommand}, CPUs: float64(m.CPUs),
-		Memory: rehearsalMemory}, image.Config{}, "rehearsal", nil)
+		Memory: rehearsalMemory}, image.Config{}, "rehearsal", nil, nil)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error 
 
 // takeSpare gives order to a machine that waits, if there is one for it.
 func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool, err error) {
-	if order.Cold {
+	if order.Cold || order.Instance.Nested {
 		return false, nil
 	}
 	pool := e.spares()
@@ -275,4 +275,10 @@ func (e *Engine) withHome(h store.Home) *Engine {
 }
 
 // machineCPUs is how many processors a machine gets for a container's share.
-func (e *Engine) machineCPUs(share float64) int { return min(int(math.Ceil(share)), e.o.CPUs) }
+func (e *Engine) machineCPUs(c spec.Container) int {
+	n := int(math.Ceil(c.CPUs))
+	if c.Overhead != nil {
+		n += c.Overhead.CPUs
+	}
+	return min(n, e.o.CPUs)
+}

@@ -24,8 +24,9 @@ const cpuPeriod = 100_000
 const openFiles = 1 << 20
 
 // runtimeSpec answers the OCI runtime-spec of an instance: the declaration over
-// what the image says. volumes are the IDs of its volumes' disks, by name.
-func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes map[string]string) (*specs.Spec, error) {
+// what the image says. volumes are the IDs of its volumes' disks, by name, given
+// the mounts of its files.
+func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes map[string]string, given []specs.Mount) (*specs.Spec, error) {
 	args := commandLine(c, img)
 	if len(args) == 0 {
 		return nil, errs.WithHint(errs.New(errs.InvalidArgument, "there is no command to run"),
@@ -47,9 +48,9 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 			},
 			Terminal:        c.TTY,
 			NoNewPrivileges: c.NoNewPrivileges,
-			Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles}},
+			Rlimits:         rlimits(c.Ulimits),
 		},
-		Mounts: mounts(c.Mounts, volumes),
+		Mounts: mounts(c, volumes, given),
 		Linux: &specs.Linux{
 			Sysctl:      c.Sysctls,
 			CgroupsPath: "/container/init",
@@ -64,6 +65,12 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 			MaskedPaths:   maskedPaths(),
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
+	}
+	if c.MaskedPaths != nil {
+		spec.Linux.MaskedPaths = c.MaskedPaths
+	}
+	if c.ReadonlyPaths != nil {
+		spec.Linux.ReadonlyPaths = c.ReadonlyPaths
 	}
 	if c.OOMScoreAdj != 0 {
 		spec.Process.OOMScoreAdj = &c.OOMScoreAdj
@@ -135,15 +142,20 @@ func environment(c spec.Container, img image.Config) []string {
 
 // mounts answers the default mounts and the declared ones, parents first. A
 // declared mount takes a default's place.
-func mounts(declared []spec.Mount, volumes map[string]string) []specs.Mount {
+func mounts(c spec.Container, volumes map[string]string, given []specs.Mount) []specs.Mount {
 	var own []specs.Mount
 	taken := map[string]bool{}
-	for _, m := range declared {
+	for _, m := range c.Mounts {
 		taken[m.Destination] = true
 		own = append(own, mount(m, volumes))
 	}
 	all := slices.DeleteFunc(defaultMounts(), func(m specs.Mount) bool { return taken[m.Destination] })
-	all = append(all, own...)
+	for i, m := range all {
+		if m.Destination == "/dev/shm" && c.ShmSize > 0 {
+			all[i].Options = append(all[i].Options, "size="+strconv.FormatUint(c.ShmSize, 10)) // the last holds
+		}
+	}
+	all = slices.Concat(all, own, given)
 	slices.SortStableFunc(all, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
 	return all
 }
@@ -155,7 +167,7 @@ func mount(m spec.Mount, volumes map[string]string) specs.Mount {
 	switch m.Type {
 	case "volume":
 		out.Type, out.Source = "bind", agentproto.VolumeScheme+volumes[m.Source]
-		out.Options = append([]string{"rbind"}, m.Options...)
+		out.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "nocopy" })...)
 	case "tmpfs":
 		out.Source = "tmpfs"
 		out.Options = append([]string{"nosuid", "nodev"}, m.Options...)

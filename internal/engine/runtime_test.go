@@ -47,7 +47,7 @@ func TestCommandLine(t *testing.T) {
 }
 
 func TestNoCommandIsRefused(t *testing.T) {
-	_, err := runtimeSpec(spec.Container{CPUs: 1, Memory: 1 << 20}, image.Config{}, "web-1", nil)
+	_, err := runtimeSpec(spec.Container{CPUs: 1, Memory: 1 << 20}, image.Config{}, "web-1", nil, nil)
 	if !errs.Is(err, errs.InvalidArgument) || errs.HintOf(err) == "" {
 		t.Errorf("got %v, hint %q", err, errs.HintOf(err))
 	}
@@ -107,7 +107,7 @@ func TestMountsParentsFirst(t *testing.T) {
 		{Type: "tmpfs", Destination: "/dev/shm", Options: []string{"size=1g"}}, // takes the default's place
 		{Type: "tmpfs", Destination: "/srv/a"},
 	}
-	got := mounts(own, map[string]string{"data": "vol0"})
+	got := mounts(spec.Container{Mounts: own}, map[string]string{"data": "vol0"}, nil)
 	at := map[string]int{}
 	for i, m := range got {
 		if _, twice := at[m.Destination]; twice {
@@ -134,7 +134,7 @@ func TestMountsParentsFirst(t *testing.T) {
 
 func TestRuntimeSpec(t *testing.T) {
 	c := spec.Container{Command: []string{"run"}, CPUs: 1.5, Memory: 256 << 20, User: "web"}
-	got, err := runtimeSpec(c, image.Config{WorkingDir: "/srv"}, "host", nil)
+	got, err := runtimeSpec(c, image.Config{WorkingDir: "/srv"}, "host", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func TestRuntimeSpec(t *testing.T) {
 		"declared": {"/own", "/srv", "/own"}, "the image's": {"", "/srv", "/srv"}, "default": {"", "", "/"},
 	} {
 		c.WorkingDir = x[0]
-		got, err := runtimeSpec(c, image.Config{WorkingDir: x[1]}, "host", nil)
+		got, err := runtimeSpec(c, image.Config{WorkingDir: x[1]}, "host", nil, nil)
 		if err != nil || got.Process.Cwd != x[2] {
 			t.Errorf("%s working folder: %q, %v", name, got.Process.Cwd, err)
 		}
@@ -172,7 +172,7 @@ func TestRuntimeSpec(t *testing.T) {
 
 func TestCPUQuota(t *testing.T) {
 	for cpus, want := range map[float64]int64{0.01: 1000, 0.1: 10_000, 0.29: 29_000, 0.57: 57_000, 1: 100_000, 2.5: 250_000} {
-		got, err := runtimeSpec(spec.Container{Command: []string{"run"}, CPUs: cpus, Memory: 1}, image.Config{}, "h", nil)
+		got, err := runtimeSpec(spec.Container{Command: []string{"run"}, CPUs: cpus, Memory: 1}, image.Config{}, "h", nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -188,7 +188,7 @@ func TestMachineMemory(t *testing.T) {
 		0: 128 * mib, 1: 130 * mib, 2 * mib: 132 * mib, 64 * mib: 194 * mib,
 		512 * mib: 656 * mib, 1024 * mib: 1184 * mib, 1024*mib + 1: 1186 * mib,
 	} {
-		if got := machineMemory(container); got != want {
+		if got := machineMemory(spec.Container{Memory: container}); got != want {
 			t.Errorf("container %d: %d MiB and %d bytes, want %d MiB", container, got/mib, got%mib, want/mib)
 		}
 	}

@@ -105,7 +105,7 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 // order is what the shim of an instance is told.
 func (e *Engine) order(rec store.Instance, from *bootFiles) store.Launch {
 	return store.Launch{Home: e.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Cold: e.o.Cold,
-		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit}
+		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit, Env: e.variables(rec)}
 }
 
 func (e *Engine) templates() string { return cmp.Or(e.o.Templates, e.o.Home.Templates()) }

@@ -5,6 +5,8 @@ package guest
 import (
 	"fmt"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -75,23 +77,44 @@ func (s capSets) limitBounding() error {
 	return nil
 }
 
-// apply sets the other sets of this thread, after the user has changed.
-func (s capSets) apply() error {
-	known := uint64(0) // what this kernel has; newer ones are left out
+// known are the capabilities that this kernel has; newer ones are left out.
+func known() (all uint64) {
 	for i := range uintptr(64) {
 		if _, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, i, 0, 0, 0); err != nil {
 			break
 		}
-		known |= 1 << i
+		all |= 1 << i
 	}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
+	return all
+}
+
+// data are the sets as capset(2) takes them.
+func (s capSets) data(known uint64) (data [2]unix.CapUserData) {
 	for i := range data {
 		shift := 32 * i
 		data[i].Effective = uint32(s.Effective & known >> shift)
 		data[i].Permitted = uint32(s.Permitted & known >> shift)
 		data[i].Inheritable = uint32(s.Inheritable & known >> shift)
 	}
+	return data
+}
+
+// limitAll takes from every thread what this one must not have either.
+func (s capSets) limitAll() error {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := s.data(known())
+	_, _, e := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&data[0])), 0)
+	if e != 0 {
+		return fmt.Errorf("set capabilities of every thread: %w", e)
+	}
+	return nil
+}
+
+// apply sets the other sets of this thread, after the user has changed.
+func (s capSets) apply() error {
+	known := known()
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	data := s.data(known)
 	if err := unix.Capset(&hdr, &data[0]); err != nil {
 		return fmt.Errorf("set capabilities: %w", err)
 	}

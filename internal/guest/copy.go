@@ -298,4 +298,3 @@ func (t *transferEnd) close() {
 	default:
 	}
 }
-

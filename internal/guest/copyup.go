@@ -53,7 +53,10 @@ func (m *setup) copyUp(ctx context.Context, v agentproto.Volume) error {
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
 		return fmt.Errorf("sync the volume: %w", err)
 	}
-	return os.Rename(fresh, data) // which is empty
+	if err := unix.Rename(fresh, data); err != nil { // os.Rename replaces no directory, not even an empty one
+		return &fs.PathError{Op: "rename", Path: fresh, Err: err}
+	}
+	return nil
 }
 
 func isEmpty(dir string) (bool, error) {

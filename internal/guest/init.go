@@ -37,6 +37,18 @@ func setUserOfAll(id identity) error {
 // reaps whoever loses its parent, and ends as the process ends, by 128+n for a
 // signal. It returns only where nothing was started.
 func (p *processOrders) supervise(h *handed) error {
+	var err error
+	if p.Identity.UID == 0 { // for others the threads have lost all with the user
+		err = p.Caps.limitAll()
+	}
+	// With no thread that has more rights than the container it may look into us,
+	// as at /proc/1/fd, where programs find their log.
+	if err == nil {
+		err = unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+	}
+	if err != nil && !errors.Is(err, unix.ENOTSUP) { // which a build with cgo is told, as tests have it
+		return fmt.Errorf("let the init be seen: %w", err)
+	}
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	pid, err := p.fork()

@@ -165,6 +165,7 @@ func (m *setup) run(ctx context.Context) error {
 
 // mountAll mounts each disk as soon as it is there, and the root from its two.
 func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
+	whole := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.phase("disks", func() error { return m.findDisks(ctx) }) })
 	for _, v := range m.want.Volumes {
@@ -203,7 +204,7 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 		if v.CopyUp == "" {
 			continue
 		}
-		if err := m.phase("copy to volume "+v.ID, func() error { return m.copyUp(ctx, v) }); err != nil {
+		if err := m.phase("copy to volume "+v.ID, func() error { return m.copyUp(whole, v) }); err != nil {
 			return err
 		}
 	}

@@ -21,6 +21,11 @@ import (
 
 // beforeRoot does what needs the machine's /proc.
 func (p *processOrders) beforeRoot() error {
+	if p.Init {
+		if err := os.WriteFile("/proc/self/comm", []byte(stageName), 0); err != nil { // for people who read ps
+			return fmt.Errorf("name the init: %w", err)
+		}
+	}
 	if p.OOMScoreAdj == nil {
 		return nil
 	}

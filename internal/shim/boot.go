@@ -177,7 +177,7 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
 	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User,
-		Init: s.inst.Init, Runtime: s.inst.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok})
+		Groups: s.inst.Groups, Init: s.inst.Init, Runtime: s.inst.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok})
 	if err == nil {
 		err = s.openRelays(sctx, m, agent)
 	}
@@ -214,6 +214,7 @@ func (s *shim) machineConfig() *vmm.Config {
 		Initramfs: cmp.Or(i.Initramfs, s.launch.Initramfs),
 		Cold:      s.launch.Cold,
 		Console:   home.ConsoleOf(i),
+		Nested:    i.Nested,
 
 		KernelArgs: i.KernelArgs,
 		Disks: []vmm.Disk{

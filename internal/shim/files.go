@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +19,7 @@ func (s *shim) files() ([]agentproto.File, error) {
 	for _, f := range s.inst.Files {
 		b, err := s.text(f, room)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", f.ID, err)
+			return nil, fmt.Errorf("read %s: %w", cmp.Or(f.What, f.ID), err)
 		}
 		room -= len(b)
 		all = append(all, agentproto.File{ID: f.ID, Data: b, Mode: f.Mode, UID: f.UID, GID: f.GID})

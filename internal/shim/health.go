@@ -116,7 +116,7 @@ func (s *shim) aside(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 	defer st.Close()
 	p := handler{s}.process(shimproto.Exec{Args: h.Args, Env: h.Env, Cwd: h.Cwd})
 	p.Terminal = false
-	start := agentproto.Start{ID: id, Process: p, User: h.User, Stdout: token}
+	start := agentproto.Start{ID: id, Process: p, User: h.User, Groups: s.inst.Groups, Stdout: token}
 	if start.User == "" {
 		start.User = s.inst.User
 	}

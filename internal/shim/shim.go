@@ -131,7 +131,7 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	if s.st, err = l.Home.ReadState(s.inst.Stack, s.inst.Name); err != nil {
 		return fmt.Errorf("read the last record: %w", err)
 	}
-	if s.logs, err = logs.OpenWriter(l.Home.Log(s.inst.Stack, s.inst.Name), logs.Options{}); err != nil {
+	if s.logs, err = logs.OpenWriter(l.Home.Log(s.inst.Stack, s.inst.Name), logs.Options{MaxSize: s.inst.LogSize, MaxFiles: s.inst.LogFiles}); err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
 	un.Push("open the log", func(context.Context) error { return s.logs.Close() })

@@ -55,6 +55,8 @@ type Instance struct {
 	StopSignal  int           `json:"stop_signal"` // Linux number
 	StopTimeout time.Duration `json:"stop_timeout"`
 
+	Groups     []string      `json:"groups,omitempty"`      // of its process, beside its user's
+	Nested     bool          `json:"nested,omitempty"`      // machines can be run in its machine
 	Stdin      bool          `json:"stdin,omitempty"`       // its process reads standard input
 	Init       bool          `json:"init,omitempty"`        // a small init stands before it
 	OCIRuntime string        `json:"oci_runtime,omitempty"` // path in its root of what runs it; "": the agent
@@ -89,6 +91,7 @@ type File struct {
 	Path string `json:"path,omitempty"` // host file
 	Env  string `json:"env,omitempty"`  // variable of the command that starts it
 	Text string `json:"text,omitempty"` // of a config that the stack file spells out
+	What string `json:"what,omitempty"` // what people call it: "secret token"
 	Mode uint32 `json:"mode"`
 	UID  uint32 `json:"uid,omitempty"`
 	GID  uint32 `json:"gid,omitempty"`

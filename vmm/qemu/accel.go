@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/vmm"
 )
 
 // Acceleration is how the guest's instructions are run.
@@ -115,4 +116,28 @@ func hasVirtualization(cpuinfo []byte) bool {
 		return false // all processors are alike
 	}
 	return false
+}
+
+// nests refuses machines in the machine where the processor does not help: the
+// emulated one would have to emulate again, a hundred times slower, with a
+// kernel that our own has no module for.
+func (h host) nests(cfg *vmm.Config) error {
+	if !cfg.Nested {
+		return nil
+	}
+	no := func(why string) error {
+		return errs.WithHint(errs.New(errs.Unsupported, "this host cannot run machines in a machine: %s", why), "take virtualization out, or use a host that can")
+	}
+	if h.accel != KVM {
+		return no("it has no hardware virtualization that works, and emulates")
+	}
+	for _, module := range []string{"kvm_intel", "kvm_amd"} { // module parameters: 1 or Y
+		if b, err := os.ReadFile("/sys/module/" + module + "/parameters/nested"); err == nil && (b[0] == '1' || b[0] == 'Y') {
+			return nil
+		}
+	}
+	if h.arch != "amd64" {
+		return no("KVM of this architecture does not")
+	}
+	return no("the kernel's module of KVM was loaded without nested=1")
 }

@@ -102,9 +102,12 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	if err != nil {
 		return nil, err
 	}
+	if err := p.host.nests(cfg); err != nil {
+		return nil, err
+	}
 	t := newTracer()
 	var m *machine
-	if d.o.Templates == "" || cfg.Cold {
+	if d.o.Templates == "" || cfg.Cold || cfg.Nested {
 		m, err = p.boot(ctx, cfg, t)
 	} else {
 		m, err = p.bootWarm(ctx, cfg, t)

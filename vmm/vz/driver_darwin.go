@@ -43,6 +43,9 @@ func (d *Driver) Check(cfg *vmm.Config) error {
 	if err := checkOS(); err != nil {
 		return err
 	}
+	if cfg.Nested {
+		return errs.New(errs.Unsupported, "this version gives machines on macOS no nested virtualization: take virtualization out")
+	}
 	_, err := plan(cfg, hostLimits())
 	return err
 }

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// transcribe copies into the record what a container says and a shim needs as it
+// is.
+func transcribe(rec *store.Instance, c spec.Container) {
+	rec.Init, rec.Groups, rec.BootLog, rec.Nested = c.Init, c.GroupAdd, c.BootLog, c.Virtualization
+	for _, s := range c.Sockets {
+		rec.Relays = append(rec.Relays, state.Relay{Direction: s.Direction, Source: s.Source, Destination: s.Destination, Mode: s.Mode})
+	}
+	if h := c.HealthCheck; h != nil {
+		rec.Health = &store.Health{Args: checkCommand(h.Test), Interval: h.Interval, Timeout: h.Timeout,
+			StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}
+	}
+	if c.Hooks != nil {
+		rec.PostStart, rec.PreStop = hooksOf(c.Hooks.PostStart), hooksOf(c.Hooks.PreStop)
+	}
+	if l := c.Logging; l != nil {
+		rec.LogSize, rec.LogFiles = int64(l.MaxSize), l.MaxFiles
+	}
+	if l := c.WritableLayer; l != nil {
+		rec.Writable = l.Size
+	}
+}
+
+// checkCommand is what a check of Compose's form executes.
+func checkCommand(test []string) []string {
+	if test[0] == "CMD-SHELL" {
+		return []string{"/bin/sh", "-c", test[1]}
+	}
+	return test[1:]
+}
+
+func hooksOf(all []spec.Hook) []store.Hook {
+	var out []store.Hook
+	for _, h := range all {
+		one := store.Hook{Args: h.Command, Cwd: h.WorkingDir, User: h.User}
+		for _, name := range slices.Sorted(maps.Keys(h.Environment)) {
+			one.Env = append(one.Env, name+"="+h.Environment[name])
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// files answers the files that the machine holds in memory for the container,
+// and their mounts. A file of the same place goes before its folder's mount
+// only where it is deeper: mounts are sorted later.
+func files(c spec.Container) (all []store.File, mounts []specs.Mount) {
+	add := func(id, at string, f store.File, options ...string) {
+		f.ID = id
+		all = append(all, f)
+		mounts = append(mounts, specs.Mount{Type: "bind", Source: agentproto.FileScheme + id, Destination: at,
+			Options: append([]string{"bind"}, options...)})
+	}
+	for _, of := range []struct {
+		what string
+		all  []spec.Given
+	}{{"secret", c.Secrets}, {"config", c.Configs}} {
+		for i, g := range of.all {
+			f := store.File{Path: g.Origin.File, Env: g.Origin.Environment, Text: g.Origin.Content, Mode: g.Mode, UID: g.UID, GID: g.GID, What: of.what + " " + g.Source}
+			add(of.what+"-"+strconv.Itoa(i), g.Target, f, "ro", "nosuid", "nodev", "noexec")
+		}
+	}
+	if len(c.Hosts) > 0 {
+		add("hosts", "/etc/hosts", store.File{Text: hostsFile(c.Hosts), Mode: 0o644})
+	}
+	if c.DNS != nil {
+		add("resolv-conf", "/etc/resolv.conf", store.File{Text: resolvConf(c.DNS), Mode: 0o644})
+	}
+	return all, mounts
+}
+
+// hostsFile is hosts(5): localhost, then the entries by address.
+func hostsFile(entries map[string][]string) string {
+	addresses := slices.SortedFunc(maps.Keys(entries), func(a, b string) int {
+		x, _ := netip.ParseAddr(a) // spec has checked them
+		y, _ := netip.ParseAddr(b)
+		return x.Compare(y)
+	})
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n")
+	for _, a := range addresses {
+		fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(entries[a], " "))
+	}
+	return b.String()
+}
+
+// resolvConf is resolv.conf(5).
+func resolvConf(d *spec.DNS) string {
+	var b strings.Builder
+	for _, n := range d.Nameservers {
+		fmt.Fprintf(&b, "nameserver %s\n", n)
+	}
+	if d.Domain != "" {
+		fmt.Fprintf(&b, "domain %s\n", d.Domain)
+	}
+	for _, l := range []struct {
+		key string
+		all []string
+	}{{"search", d.Search}, {"options", d.Options}} {
+		if len(l.all) > 0 {
+			fmt.Fprintf(&b, "%s %s\n", l.key, strings.Join(l.all, " "))
+		}
+	}
+	return b.String()
+}
+
+// rlimits are the declared limits over the usual one of open files.
+func rlimits(declared map[string]spec.Ulimit) []specs.POSIXRlimit {
+	all := []specs.POSIXRlimit{}
+	if _, ok := declared["nofile"]; !ok {
+		all = append(all, specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Hard: openFiles, Soft: openFiles})
+	}
+	for _, name := range slices.Sorted(maps.Keys(declared)) {
+		u := declared[name]
+		all = append(all, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(name), Hard: u.Hard, Soft: u.Soft})
+	}
+	return all
+}
+
+// variables answers those of the caller that an instance's files come from, as
+// far as they are set: the shim says which are missing.
+func (e *Engine) variables(rec store.Instance) map[string]string {
+	look := e.o.LookupEnv
+	if look == nil {
+		look = os.LookupEnv
+	}
+	var all map[string]string
+	for _, f := range rec.Files {
+		if f.Env == "" {
+			continue
+		}
+		if v, ok := look(f.Env); ok {
+			if all == nil {
+				all = map[string]string{}
+			}
+			all[f.Env] = v
+		}
+	}
+	return all
+}
