@@ -98,7 +98,9 @@ configs: {site: {content: "a = 1\n"}}
 		}
 	})
 	behave(t, 23, "a machine has the container's memory, and an overhead", func(t *testing.T) {
-		total := func(c string) int { return must(strconv.Atoi(s.says(t, c, "awk '/MemTotal/{print $2}' /proc/meminfo"))) }
+		total := func(c string) int {
+			return must(strconv.Atoi(s.says(t, c, "awk '/MemTotal/{print $2}' /proc/meminfo")))
+		}
 		one, two := total("one"), total("two")
 		if one < 150<<10 || one > 194<<10 || two < 210<<10 || two > 256<<10 {
 			t.Errorf("they have %d and %d KiB", one, two)
