@@ -47,7 +47,7 @@ func messages() []any {
 		&Setup{Hostname: "h", Time: at, Clock: 1, Entropy: []byte{1, 2}, Root: Root{Lower: "l", Upper: "u"}, Volumes: []Volume{{ID: "v", ReadOnly: true, CopyUp: "/c", Type: "t"}},
 			Shares: []Share{{ID: "s", ReadOnly: true, File: "f"}}, Files: []File{{ID: "f", Data: []byte{1}, Mode: 2, UID: 3, GID: 4}}},
 		&SetupResult{Kernel: "k", Phases: []Phase{{Name: "p", Start: 1, Duration: 2}}},
-		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Init: true, Runtime: "r", Stdin: "1", Stdout: "2", Stderr: "3"},
+		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Groups: []string{"g"}, Init: true, Runtime: "r", Stdin: "1", Stdout: "2", Stderr: "3"},
 		&Started{PID: 1, Elapsed: 2},
 		&Signal{ID: "i", Signal: 9, All: true},
 		&Wait{ID: "i"},

@@ -101,4 +101,5 @@ func (h Home) Instance(s, n string) string  { return filepath.Join(h.Stack(s), n
 func (h Home) Log(s, n string) string       { return filepath.Join(h.Instance(s, n), "log") }
 func (h Home) Console(s, n string) string   { return filepath.Join(h.Instance(s, n), "console.log") }
 func (h Home) Writable(s, n string) string  { return filepath.Join(h.Instance(s, n), "writable.img") }
+func (h Home) Journal(name string) string   { return filepath.Join(h.Stack(name), "events.jsonl") }
 func (h Home) stackLock(name string) string { return filepath.Join(h.Stack(name), "lock") }
