@@ -57,16 +57,17 @@ func rooms() map[string]row {
 		"internal/logs":        {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/agents":      {imports: []string{"internal/errs"}},
 		"internal/archive":     {imports: []string{"internal/errs"}},
+		"internal/journal":     {imports: []string{"internal/errs", "internal/filelock"}},
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
 		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
-		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/lifecycle",
+		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/journal", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
 		"internal/settings": {imports: []string{"spec", "internal/errs"}},
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
-			"internal/diag", "internal/errs", "internal/event", "internal/image", "internal/kernel", "internal/lifecycle",
+			"internal/diag", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/shimproto", "internal/state", "internal/store",
 			"internal/undo", "internal/volume"}},
 
@@ -76,7 +77,7 @@ func rooms() map[string]row {
 		// schema is what it prints, agents what doctor asks for, shimproto what
 		// exec speaks.
 		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
-			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/kernel",
+			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
 			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store",
 			"internal/ui", "internal/wire"}},
 		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},

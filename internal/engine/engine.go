@@ -96,6 +96,14 @@ func (s *Stack) volumes() *volume.Store { return volume.New(s.o.Home.Volumes(s.N
 
 // Run carries out one step.
 func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Progress)) error {
+	if err := s.do(ctx, step, report); err != nil {
+		return err
+	}
+	s.enter(step.Op, report)
+	return nil
+}
+
+func (s *Stack) do(ctx context.Context, step planner.Step, report func(event.Progress)) error {
 	switch op := step.Op.(type) {
 	case planner.Pull:
 		return s.pull(ctx, op, report)

@@ -58,21 +58,33 @@ func TestModules(t *testing.T) {
 	}
 }
 
-// news is a device listener of a test: a read ends for each send.
+// news is a device listener of a test: a read ends for each tell.
 type news struct {
-	c    chan error
-	once sync.Once
+	c      chan error
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newNews() *news { return &news{c: make(chan error), closed: make(chan struct{})} }
+
+// tell ends a read. Where nobody listens any more it does nothing.
+func (n *news) tell(err error) {
+	select {
+	case n.c <- err:
+	case <-n.closed:
+	}
 }
 
 func (n *news) Read([]byte) (int, error) {
-	err, ok := <-n.c
-	if !ok {
+	select {
+	case err := <-n.c:
+		return 1, err
+	case <-n.closed:
 		return 0, io.EOF
 	}
-	return 1, err
 }
 
-func (n *news) Close() error { n.once.Do(func() { close(n.c) }); return nil }
+func (n *news) Close() error { n.once.Do(func() { close(n.closed) }); return nil }
 
 func TestFindDisks(t *testing.T) {
 	sys := t.TempDir()
@@ -81,7 +93,7 @@ func TestFindDisks(t *testing.T) {
 		writeFile(t, filepath.Join(sys, dev, "serial"), id, 0o600)
 	}
 	add("vda", "one")
-	n := &news{c: make(chan error)}
+	n := newNews()
 	f := finder{sys: sys, listen: func() (io.ReadCloser, error) { return n, nil }}
 	found := make(chan string, 2)
 	done := make(chan error, 1)
@@ -92,7 +104,7 @@ func TestFindDisks(t *testing.T) {
 		t.Error(s)
 	}
 	add("vdb", "two")
-	n.c <- unix.ENOBUFS
+	n.tell(unix.ENOBUFS) // unless it was found between the look and the listening
 	if s := <-found; s != "two=vdb" {
 		t.Error(s)
 	}
@@ -105,7 +117,7 @@ func TestFindDisksSaysWhatIsThere(t *testing.T) {
 	sys := t.TempDir()
 	_ = os.Mkdir(sys+"/vda", 0o700)
 	writeFile(t, sys+"/vda/serial", "other", 0o600)
-	f := finder{sys: sys, listen: func() (io.ReadCloser, error) { return &news{c: make(chan error)}, nil }}
+	f := finder{sys: sys, listen: func() (io.ReadCloser, error) { return newNews(), nil }}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errDisksMissing)
 	err := f.find(ctx, map[string]bool{"mine": true}, nil)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +60,11 @@ func (h handler) Signal(ctx context.Context, p shimproto.Signal) (shimproto.Empt
 	if err != nil {
 		return shimproto.Empty{}, err
 	}
-	return shimproto.Empty{}, agent.Signal(ctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal})
+	if err := agent.Signal(ctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal}); err != nil {
+		return shimproto.Empty{}, err
+	}
+	h.s.send(func() { h.s.enter("kill", map[string]string{"signal": agentproto.SignalName(p.Signal)}) })
+	return shimproto.Empty{}, nil
 }
 
 // Exec starts another process in the container.
@@ -79,7 +84,17 @@ func (h handler) Exec(ctx context.Context, p shimproto.Exec) (shimproto.ExecStar
 	if _, err := agent.Start(ctx, start); err != nil {
 		return shimproto.ExecStarted{}, err
 	}
+	// Of what it runs the name alone: arguments may hold what nobody is to read.
+	h.s.send(func() { h.s.enter("exec_start", map[string]string{"id": id, "command": name(p.Args)}) })
 	return shimproto.ExecStarted{ID: id}, nil
+}
+
+// name is the first word of a command.
+func name(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
 }
 
 // process is the container's own with what p says.
@@ -122,6 +137,7 @@ func (h handler) Wait(ctx context.Context, p shimproto.Wait) (agentproto.Exit, e
 	if err != nil {
 		return agentproto.Exit{}, err
 	}
+	h.s.send(func() { h.s.enter("exec_die", map[string]string{"id": p.ID, "exit_code": strconv.Itoa(exit.Code)}) })
 	return exit, agent.Release(ctx, p.ID)
 }
 

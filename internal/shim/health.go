@@ -87,6 +87,11 @@ func (s *shim) feel(boot int, health, why string) {
 	s.st.Health, s.st.Cause = health, why
 	_ = s.launch.Home.WriteState(s.inst.Stack, s.inst.Name, s.st) // who listens is told; the record has it with the next change
 	s.tell("")
+	var words map[string]string
+	if why != "" {
+		words = map[string]string{"cause": why}
+	}
+	s.enter("health_status: "+health, words)
 }
 
 // hooks runs processes of a turn of the container's life, one after the other,

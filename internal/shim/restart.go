@@ -2,6 +2,7 @@ package shim
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
@@ -95,5 +96,6 @@ func (s *shim) cancelRetry() {
 func (s *shim) outOfMemory(o agentproto.OOM) {
 	if s.life == lifecycle.Started {
 		s.tell(fmt.Sprintf("out of memory: the kernel has killed %d in it", o.Kills))
+		s.enter("oom", map[string]string{"kills": strconv.FormatUint(o.Kills, 10)})
 	}
 }

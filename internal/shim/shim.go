@@ -83,6 +83,7 @@ type shim struct {
 	taps    taps
 	relays  relays
 	hookErr error          // of a hook before the stop; the loop's
+	mute    bool           // the journal could not be written; the loop's
 	retry   retry          // of the restart policy; the loop's
 	discard atomic.Bool    // what only this instance has need not be kept
 	tasks   sync.WaitGroup // all goroutines but the loop's; from serve on
@@ -228,11 +229,13 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 	if err != nil {
 		return errs.As(errs.FailedPrecondition, err)
 	}
+	was := s.life
 	s.life, s.st.State = next, next
 	if err := s.launch.Home.WriteState(s.inst.Stack, s.inst.Name, s.st); err != nil {
 		return fmt.Errorf("write the record: %w", err)
 	}
 	s.tell(phase)
+	s.keepJournal(e, was)
 	return nil
 }
 
