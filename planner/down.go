@@ -133,7 +133,7 @@ func (s *storedStack) bring(w state.World, choose func(*state.Instance, *change)
 	for i := range w.Instances {
 		o := &w.Instances[i]
 		ch := &change{Target: targetOf(o)}
-		if !s.selected[ch.Container] {
+		if !s.selected[ch.Container] || ch.Index == 0 && o.Broken == "" { // a one-off has had its turn
 			continue
 		}
 		var err error

@@ -31,7 +31,7 @@ type Op interface {
 type Target struct {
 	Container string // "web"
 	Instance  string // "web-1"
-	Index     int    // from 1
+	Index     int    // from 1; 0: a one-off, which no declaration counts
 }
 
 // The operations.

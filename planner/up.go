@@ -25,6 +25,11 @@ type Options struct {
 	RemoveOrphans bool // remove instances of containers that are not declared
 
 	Scale map[string]int // replicas by container, in place of the declared number
+
+	// OneOff, where set, is the name of one more instance of the only container of
+	// Only: it is made and started in place of what that declares, which is left
+	// as it is. What it depends on is brought up.
+	OneOff string
 }
 
 // up is one computation of Up.
@@ -78,6 +83,11 @@ func (u *up) check() error {
 		fs = append(fs, diag.Finding{Position: diag.Position{File: where}, Message: fmt.Sprintf(format, args...), Hint: hint})
 	}
 	known := "the stack has " + list(sortedKeys(u.desired))
+	for _, o := range u.observed.Instances {
+		if o.Name == u.o.OneOff {
+			found("run", "", "there is an instance %s", o.Name)
+		}
+	}
 	for _, name := range u.o.Only {
 		if _, ok := u.desired[name]; !ok {
 			found("up", known, "no container %q", name)
@@ -120,7 +130,7 @@ func (u *up) decideAll() {
 		there[o.Name] = o
 		t := targetOf(o)
 		before[t.Container] = max(before[t.Container], t.Index)
-		if c, err := readable(o); err == nil {
+		if c, err := readable(o); err == nil && t.Index > 0 {
 			before[t.Container] = max(before[t.Container], c.Replicas)
 		}
 	}
@@ -131,6 +141,10 @@ func (u *up) decideAll() {
 		// One that cannot be encoded equals nothing stored, and is compared
 		// field by field.
 		u.encoded[name], _ = spec.EncodeContainer(u.desired[name])
+		if u.oneOff(name) {
+			u.changes[name] = []*change{{Target: Target{name, u.o.OneOff, 0}, spec: u.desired[name], create: causeRun, start: causeRun}}
+			continue
+		}
 		for i := 1; i <= u.desired[name].Replicas; i++ {
 			ch := &change{Target: Target{name, spec.InstanceName(name, i), i}, spec: u.desired[name]}
 			if o := there[ch.Instance]; o != nil {
@@ -152,6 +166,9 @@ func (u *up) decideAll() {
 	}
 	u.surplus(before)
 }
+
+// oneOff reports whether a container is the one of which one more is asked for.
+func (u *up) oneOff(name string) bool { return u.o.OneOff != "" && u.named[name] }
 
 // selectContainers says which containers are meant.
 func (u *up) selectContainers() {
@@ -183,6 +200,8 @@ func (u *up) surplus(before map[string]int) {
 			orphans[t.Container] = append(orphans[t.Container], o.Name)
 			continue
 		case !declared:
+		case t.Index == 0, u.oneOff(t.Container):
+			continue
 		case !u.selected[t.Container] || t.Index >= 1 && t.Index <= c.Replicas:
 			continue
 		default:

@@ -12,6 +12,7 @@ import (
 // Causes that more than one decision gives.
 const (
 	causeAbsent = "does not exist"
+	causeRun    = "asked to run"
 	causeNew    = "new"
 	causeForced = "asked to recreate"
 )

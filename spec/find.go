@@ -33,6 +33,9 @@ func (l *loader) inputs() []input {
 	if len(all) < len(names) {
 		return nil
 	}
+	if l.opts.Over != nil {
+		all = append(all, input{name: l.opts.OverName, path: stdinFile, data: l.opts.Over})
+	}
 	return all
 }
 

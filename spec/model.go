@@ -228,6 +228,10 @@ type Options struct {
 	Dir string
 	// Stdin is read for the file "-".
 	Stdin []byte
+	// Over is one more stack file, which is laid over the others: what the command
+	// line says. Findings call it OverName.
+	Over     []byte
+	OverName string
 	// LookupEnv answers variables for ${VAR} and for names of environment that
 	// have no value; .env beside the first file is consulted after it. Nil: none.
 	LookupEnv func(string) (string, bool)

@@ -53,7 +53,7 @@ func permute(app *cli.App, args []string) []string {
 	for len(rest) > 0 {
 		n := flagWords(flags, rest)
 		switch {
-		case rest[0] == "--", n == 0 && name == "exec":
+		case rest[0] == "--", n == 0 && (name == "exec" || name == "run"):
 			return slices.Concat(out, words, rest)
 		case n > 0:
 			out, rest = append(out, rest[:n]...), rest[n:]

@@ -209,75 +209,106 @@ func (a *app) attachTo(c *cli.Context) error {
 		return fmt.Errorf("attach to %s: %w", inst.Name, err)
 	}
 	defer shim.Close()
-	err = a.attached(c.Context, shim, !c.Bool("no-stdin"), c.Bool("sig-proxy"), false, keys)
+	seat, err := sit(c.Context, shim, !c.Bool("no-stdin"), false)
+	if err != nil {
+		return fmt.Errorf("attach to %s: %w", inst.Name, err)
+	}
+	defer seat.leave()
+	err = a.stay(c.Context, seat, c.Bool("sig-proxy"), keys)
 	if errors.Is(err, errDetached) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("attach to %s: %w", inst.Name, err)
 	}
-	st, err := w.AwaitEnd(c.Context, inst.Name)
+	return a.statusOf(c.Context, w, inst.Name)
+}
+
+// statusOf waits until an instance has ended, and answers its status as ours.
+func (a *app) statusOf(ctx context.Context, w *work, name string) error {
+	st, err := w.AwaitEnd(ctx, name)
 	switch {
 	case err != nil:
 		return err
 	case st.Exit == nil:
-		return errs.New(errs.Unavailable, "%s: %s", inst.Name, st.Cause)
+		return errs.New(errs.Unavailable, "%s: %s", name, st.Cause)
 	case st.Exit.Code != 0:
 		return status(st.Exit.Code)
 	}
 	return nil
 }
 
-// attached connects this process's streams with those of the container's, until
-// they end or the user detaches (errDetached).
-func (a *app) attached(ctx context.Context, shim *shimproto.Client, stdin, signals, endStdin bool, keys []byte) error {
+// seat is a place at the streams of a container's process.
+type seat struct {
+	shim    *shimproto.Client
+	is      shimproto.Attached
+	in      *wire.Stream // nil: it only looks
+	out     *wire.Stream
+	errOut  *wire.Stream
+	streams []*wire.Stream // all that are open
+}
+
+// sit connects streams with those of the container's process. leave is for every
+// path out.
+func sit(ctx context.Context, shim *shimproto.Client, stdin, endStdin bool) (_ *seat, err error) {
+	s := &seat{shim: shim}
+	defer func() {
+		if err != nil {
+			s.leave()
+		}
+	}()
 	p := shimproto.Attach{Stdout: shimproto.AttachToken(), Stderr: shimproto.AttachToken(), EndStdin: endStdin}
 	if stdin {
 		p.Stdin = shimproto.AttachToken()
 	}
-	streams := map[string]*wire.Stream{}
-	for _, token := range []string{p.Stdin, p.Stdout, p.Stderr} {
+	for token, to := range map[string]**wire.Stream{p.Stdin: &s.in, p.Stdout: &s.out, p.Stderr: &s.errOut} {
 		if token == "" {
 			continue
 		}
-		s, err := shim.OpenStream(ctx, token)
-		if err != nil {
-			return err
+		if *to, err = shim.OpenStream(ctx, token); err != nil {
+			return nil, err
 		}
-		defer s.Close()
-		streams[token] = s
+		s.streams = append(s.streams, *to)
 	}
-	is, err := shim.Attach(ctx, p)
-	if err != nil {
-		return err
+	s.is, err = shim.Attach(ctx, p)
+	return s, err
+}
+
+func (s *seat) leave() {
+	for _, st := range s.streams {
+		_ = st.Close() // nothing is left in it, or nobody wants it
 	}
-	in, out := streams[p.Stdin], streams[p.Stdout]
-	if is.TTY && in != nil {
+}
+
+// stay connects this process's streams with the seat's, until they end or the
+// user detaches (errDetached).
+func (a *app) stay(ctx context.Context, s *seat, signals bool, keys []byte) error {
+	if s.is.TTY && s.in != nil {
 		t := newRawTerminal(a.deps)
 		if rows, cols := t.size(); rows > 0 {
-			_ = shim.Resize(ctx, shimproto.Resize{Rows: rows, Cols: cols}) // it may not run yet
+			_ = s.shim.Resize(ctx, shimproto.Resize{Rows: rows, Cols: cols}) // it may not run yet
 		}
-		return t.talk(ctx, shim, "", in, out, keys)
+		return t.talk(ctx, s.shim, "", s.in, s.out, keys)
 	}
 	if signals {
-		defer passSignals(ctx, shim)()
+		defer passSignals(ctx, s.shim)()
 	}
 	detached := make(chan struct{})
-	if in != nil && is.Stdin {
+	if s.in != nil && s.is.Stdin {
 		go func() { // ends with this process: a read of a terminal cannot be taken back
-			if errors.Is(copyKeys(in, a.deps.Stdin, keys), errDetached) {
+			if errors.Is(copyKeys(s.in, a.deps.Stdin, keys), errDetached) {
 				close(detached)
 				return
 			}
-			_ = in.CloseWrite()
+			_ = s.in.CloseWrite()
 		}()
 	}
 	shown := make(chan error, 1)
 	go func() {
 		var both sync.WaitGroup
 		var outErr, errErr error
-		both.Go(func() { outErr = copyOut(a.deps.Stdout, out) })
-		both.Go(func() { errErr = copyOut(a.deps.Stderr, streams[p.Stderr]) })
+		both.Go(func() { outErr = copyOut(a.deps.Stdout, s.out) })
+		both.Go(func() { errErr = copyOut(a.deps.Stderr, s.errOut) })
 		both.Wait()
 		shown <- errors.Join(outErr, errErr)
 	}()

@@ -80,20 +80,34 @@ const maxStdin = 8 << 20
 
 // load reads the stack file. Warnings are shown, findings are the error.
 func (a *app) load(c *cli.Context) (*spec.Loaded, error) {
-	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"),
-		LookupEnv: a.deps.LookupEnv}
-	if slices.Contains(o.Files, "-") {
-		var err error
-		if o.Stdin, err = io.ReadAll(io.LimitReader(a.deps.Stdin, maxStdin)); err != nil {
-			return nil, fmt.Errorf("read standard input: %w", err)
-		}
+	o, err := a.loadOptions(c)
+	if err != nil {
+		return nil, err
 	}
+	return a.loadAs(o)
+}
+
+// loadAs reads the stack that o names. Warnings are shown.
+func (a *app) loadAs(o spec.Options) (*spec.Loaded, error) {
 	loaded, err := spec.Load(o)
 	if err != nil {
 		return nil, err
 	}
 	a.view.Findings(loaded.Findings)
 	return loaded, nil
+}
+
+// loadOptions say which stack the command line means.
+func (a *app) loadOptions(c *cli.Context) (spec.Options, error) {
+	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"),
+		LookupEnv: a.deps.LookupEnv}
+	if slices.Contains(o.Files, "-") {
+		var err error
+		if o.Stdin, err = io.ReadAll(io.LimitReader(a.deps.Stdin, maxStdin)); err != nil {
+			return o, fmt.Errorf("read standard input: %w", err)
+		}
+	}
+	return o, nil
 }
 
 // work is a stack at hand.
@@ -109,6 +123,10 @@ func (a *app) withFile(c *cli.Context) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.workOn(loaded)
+}
+
+func (a *app) workOn(loaded *spec.Loaded) (*work, error) {
 	h, err := a.open()
 	if err != nil {
 		return nil, err
@@ -185,7 +203,7 @@ func one(world state.World, name string, index int) (state.Instance, error) {
 		return state.Instance{}, err
 	}
 	for _, i := range picked {
-		if i.Name == name || index == 0 || i.Index == index {
+		if i.Name == name || index == 0 && i.Index > 0 || index > 0 && i.Index == index {
 			return i, nil
 		}
 	}

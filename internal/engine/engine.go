@@ -77,6 +77,10 @@ type Stack struct {
 	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
 	// declared.
 	Grace *time.Duration
+	// Attended is the instance whose process waits until somebody is attached to
+	// it; "": none. Launched, where it is set, is told when that can be done.
+	Attended string
+	Launched func(ctx context.Context, instance string)
 }
 
 var _ executor.Runner = (*Stack)(nil)

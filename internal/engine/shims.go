@@ -37,6 +37,9 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 			return fmt.Errorf("start its shim: %w", err)
 		}
 	}
+	if s.Launched != nil {
+		s.Launched(ctx, name)
+	}
 	lctx, cancel := limited(ctx, s.o.StartLimit, "start the instance")
 	defer cancel()
 	said := 0 // of its notes
@@ -96,6 +99,7 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 		return err
 	}
 	l := s.order(rec, from)
+	l.Attended = name == s.Attended
 	if taken, err := s.takeSpare(ctx, l); taken || err != nil {
 		return err
 	}

@@ -174,6 +174,9 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 		}
 	})
 
+	if err := s.awaitAttended(ctx); err != nil {
+		return nil, err
+	}
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
 	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User,
@@ -194,6 +197,21 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	clock.lap("process started")
 	un.Release()
 	return &brought{m, agent, out, clock}, nil
+}
+
+// awaitAttended waits until somebody is attached, where somebody is to be.
+func (s *shim) awaitAttended(ctx context.Context) error {
+	if !s.launch.Attended {
+		return nil
+	}
+	ctx, cancel := limit(ctx, attendLimit, "await the command that attaches to the process")
+	defer cancel()
+	select {
+	case <-s.attended:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // progress tells how far a boot has come, unless it is being stopped. The

@@ -54,6 +54,7 @@ const (
 	powerOffLimit = 20 * time.Second
 	undoLimit     = 30 * time.Second
 	farewellLimit = 2 * time.Second // the last notices, to commands that listen
+	attendLimit   = 60 * time.Second
 )
 
 // shim is one instance's keeper.
@@ -88,7 +89,10 @@ type shim struct {
 	discard atomic.Bool    // what only this instance has need not be kept
 	tasks   sync.WaitGroup // all goroutines but the loop's; from serve on
 	ctx     context.Context
-	console int64 // where this boot's words begin in the console's file, in bytes
+	// attended is closed once somebody is attached.
+	attended chan struct{}
+	attend   func() // closes it
+	console  int64  // where this boot's words begin in the console's file, in bytes
 }
 
 // live is the machine while there is one to talk to.
@@ -120,7 +124,8 @@ func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
 // in its record.
 func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
 	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(),
-		inbox: make(chan func()), final: make(chan struct{}), status: newBoard()}
+		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{})}
+	s.attend = sync.OnceFunc(func() { close(s.attended) })
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
 

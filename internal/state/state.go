@@ -22,7 +22,7 @@ type World struct {
 type Instance struct {
 	Container string `json:"container"` // the declared name: "web"
 	Name      string `json:"name"`      // "web-1"
-	Index     int    `json:"index"`     // from 1
+	Index     int    `json:"index"`     // from 1; 0: a one-off of run
 
 	State  lifecycle.State `json:"state"`
 	Health string          `json:"health,omitempty"` // "", "starting", "healthy", "unhealthy"

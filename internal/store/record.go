@@ -140,6 +140,8 @@ type Launch struct {
 	Initramfs string   `json:"initramfs"`
 	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
 	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
+	// Attended: its process waits until somebody is attached to it.
+	Attended bool `json:"attended,omitempty"`
 	// Env are the variables that the instance's files come from, by name. They are
 	// passed on, and never written down.
 	Env map[string]string `json:"env,omitempty"`
