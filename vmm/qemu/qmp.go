@@ -103,9 +103,9 @@ func (q *qmp) read(greeted chan<- struct{}) {
 			}
 		}
 	}
-	err := sc.Err()
-	if err == nil {
-		err = errs.New(errs.Unavailable, "qemu closed its monitor")
+	err := errs.New(errs.Unavailable, "qemu closed its monitor")
+	if cause := sc.Err(); cause != nil { // a reset, where it ended before it read all
+		err = errs.New(errs.Unavailable, "qemu's monitor broke: %w", cause)
 	}
 	q.end(err)
 }

@@ -1,0 +1,115 @@
+// Command pump is the guest's side of the benchmark of what connects a machine
+// with its host: it serves one address, and does what each request asks.
+//
+//	pump unix:/run/pump.sock | tcp:5000 | dev:/dev/vport1p1
+//
+// A request is a letter and a number of bytes, u64, little-endian: S sends them,
+// R receives them and answers one byte, E echoes them one at a time.
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+)
+
+const block = 64 << 10 // bytes of one write
+
+func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: pump unix:PATH | tcp:PORT | dev:PATH")
+		os.Exit(2)
+	}
+	if err := run(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, "pump:", err)
+		os.Exit(1)
+	}
+}
+
+func run(address string) error {
+	kind, at, _ := strings.Cut(address, ":")
+	switch kind {
+	case "dev":
+		f, err := os.OpenFile(at, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		tick := time.NewTicker(10 * time.Millisecond) // a port whose host is away is at its end
+		defer tick.Stop()
+		for {
+			if err := serve(f); err != nil {
+				return err
+			}
+			<-tick.C
+		}
+	case "tcp":
+		at = ":" + at
+	}
+	l, err := net.Listen(kind, at)
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			if err := serve(c); err != nil {
+				fmt.Fprintln(os.Stderr, "pump:", err)
+			}
+		}()
+	}
+}
+
+// serve does what is asked, until the end.
+func serve(c io.ReadWriter) error {
+	buf := make([]byte, block)
+	var ask [9]byte
+	for {
+		if _, err := io.ReadFull(c, ask[:]); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if err := do(c, ask[0], int64(binary.LittleEndian.Uint64(ask[1:])), buf); err != nil {
+			return err
+		}
+	}
+}
+
+func do(c io.ReadWriter, what byte, n int64, buf []byte) error {
+	switch what {
+	case 'S':
+		for n > 0 {
+			part := buf[:min(n, block)]
+			if _, err := c.Write(part); err != nil {
+				return err
+			}
+			n -= int64(len(part))
+		}
+		return nil
+	case 'R':
+		if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{io.LimitReader(c, n)}, buf); err != nil {
+			return err
+		}
+		_, err := c.Write(buf[:1])
+		return err
+	case 'E':
+		for ; n > 0; n-- {
+			if _, err := io.ReadFull(c, buf[:1]); err != nil {
+				return err
+			}
+			if _, err := c.Write(buf[:1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("no request %q", what)
+}
