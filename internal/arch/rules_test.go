@@ -52,7 +52,16 @@ func rooms() map[string]row {
 		"internal/image":       {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo"}},
 		"internal/image/erofs": {imports: []string{"internal/errs"}},
 		"internal/kernel":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
-		"internal/network":     {imports: []string{"relay", "internal/errs", "internal/state", "internal/undo"}},
+		// What a stack's switch is made of, from the bottom up.
+		"internal/network/frame":   {pure: true},
+		"internal/network/segment": {imports: []string{"internal/errs", "internal/network/frame"}},
+		"internal/network/gateway": {imports: []string{"relay", "internal/errs", "internal/network/frame", "internal/network/segment"}},
+		"internal/network/names":   {imports: []string{"internal/errs"}},
+		"internal/network/lease":   {imports: []string{"internal/errs", "internal/network/frame"}},
+		"internal/network": {imports: []string{"internal/errs", "internal/network/frame", "internal/network/gateway",
+			"internal/network/names", "internal/network/segment"}},
+		// The machines' side of it, for tests.
+		"internal/network/networktest": {imports: []string{"internal/network/frame"}},
 		"internal/volume":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/logs":        {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/agents":      {imports: []string{"internal/errs"}},
