@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // MAC is a link-layer address.
@@ -17,6 +18,23 @@ type MAC [6]byte
 
 func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// MarshalText writes m as String does.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText is ParseMAC.
+func (m *MAC) UnmarshalText(b []byte) (err error) {
+	*m, err = ParseMAC(string(b))
+	return err
+}
+
+// ParseMAC reads what String writes.
+func ParseMAC(s string) (m MAC, err error) {
+	if _, err := fmt.Sscanf(s, "%02x:%02x:%02x:%02x:%02x:%02x", &m[0], &m[1], &m[2], &m[3], &m[4], &m[5]); err != nil || m.String() != strings.ToLower(s) {
+		return MAC{}, fmt.Errorf("%q is not a MAC such as 02:00:00:00:00:10", s)
+	}
+	return m, nil
 }
 
 // Group reports whether m names several stations: broadcast or multicast.

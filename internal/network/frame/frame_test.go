@@ -190,3 +190,14 @@ func BenchmarkFrame(b *testing.B) {
 		}
 	}
 }
+
+func TestParseMAC(t *testing.T) {
+	if m, err := frame.ParseMAC("02:00:00:00:00:1F"); err != nil || m != (frame.MAC{2, 0, 0, 0, 0, 0x1f}) {
+		t.Errorf("%v, %v", m, err)
+	}
+	for _, s := range []string{"", "02:00:00:00:00", "02:00:00:00:00:10:11", "02-00-00-00-00-10", "2:0:0:0:0:10", "02:00:00:00:00:1g"} {
+		if m, err := frame.ParseMAC(s); err == nil {
+			t.Errorf("%q is %v", s, m)
+		}
+	}
+}

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/link/channel"
@@ -41,9 +42,9 @@ type Options struct {
 	V4, V6 netip.Prefix
 	// Internal networks have no way out, and no way to the host.
 	Internal bool
-	// Denied are prefixes to which nothing leads out, beside the host's own: the
-	// other networks of the stack.
-	Denied []netip.Prefix
+	// Denied reports whether nothing leads to an address, beside the host's own:
+	// those of the stack's networks. It may be called at any time. May be nil.
+	Denied func(netip.Addr) bool
 	Limits Limits
 	// Dial makes connections from the host; nil: net.Dialer's.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -56,6 +57,9 @@ type Limits struct {
 	Flows int           // UDP flows: pairs of an own and another's address and port
 	Dial  time.Duration // for a connection from the host
 	Idle  time.Duration // of a UDP flow. TCP is probed instead, see tcp.go
+	// Asks is how many datagrams a second the gateway itself takes of a machine:
+	// all of them share the resolver's socket.
+	Asks float64
 }
 
 func (l Limits) defaults() Limits {
@@ -70,6 +74,9 @@ func (l Limits) defaults() Limits {
 	}
 	if l.Idle <= 0 {
 		l.Idle = time.Minute
+	}
+	if l.Asks <= 0 {
+		l.Asks = 500
 	}
 	return l
 }
@@ -96,6 +103,7 @@ type machine struct {
 	cancel context.CancelCauseFunc
 	conns  chan struct{} // one taken a connection
 	flows  chan struct{} // one taken a flow
+	asks   *rate.Limiter
 }
 
 // nic is the number of the stack's only interface.
@@ -146,7 +154,7 @@ func (g *Gateway) send(u *segment.Uplink) {
 
 // deliver gives the stack what a machine sent, on the goroutine of its port.
 func (g *Gateway) deliver(f *frame.Frame, b []byte) {
-	if !g.admits(f) {
+	if !g.admits(f) || g.exceeds(f) {
 		return
 	}
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
@@ -172,6 +180,22 @@ func (g *Gateway) admits(f *frame.Frame) bool {
 	return f.Proto == frame.TCP || f.Proto == frame.UDP
 }
 
+// exceeds reports whether f is a datagram to the gateway itself from a machine
+// that has sent too many.
+func (g *Gateway) exceeds(f *frame.Frame) bool {
+	if f.Proto != frame.UDP || f.To != g.o.V4.Addr() && f.To != g.o.V6.Addr() {
+		return false
+	}
+	g.mu.Lock()
+	m := g.machines[f.From]
+	g.mu.Unlock()
+	if m == nil || m.asks.Allow() {
+		return false
+	}
+	g.stats.overLimit.Add(1)
+	return true
+}
+
 // Join tells of a machine, before its port is attached. A machine that is there
 // already keeps what it has.
 func (g *Gateway) Join(id frame.Identity) error {
@@ -183,7 +207,8 @@ func (g *Gateway) Join(id frame.Identity) error {
 	if g.machines[id.V4] != nil {
 		return nil
 	}
-	m := &machine{conns: make(chan struct{}, g.o.Limits.Conns), flows: make(chan struct{}, g.o.Limits.Flows)}
+	m := &machine{conns: make(chan struct{}, g.o.Limits.Conns), flows: make(chan struct{}, g.o.Limits.Flows),
+		asks: rate.NewLimiter(rate.Limit(g.o.Limits.Asks), int(g.o.Limits.Asks))}
 	m.ctx, m.cancel = context.WithCancelCause(g.ctx)
 	for _, a := range addresses(id) {
 		if err := g.stack.AddStaticNeighbor(nic, protocol(a), address(a), tcpip.LinkAddress(id.MAC[:])); err != nil {

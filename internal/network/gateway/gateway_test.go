@@ -178,7 +178,7 @@ func TestDenied(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dial, asked := elsewhere(server.String())
 			l := newLAN(t, 1280, func(o *Options) {
-				o.Dial, o.Internal, o.Denied = dial, internal, []netip.Prefix{prefix("10.41.0.0/24")}
+				o.Dial, o.Internal, o.Denied = dial, internal, prefix("10.41.0.0/24").Contains
 			})
 			s := l.station(t, 10)
 			to := []string{"127.0.0.1", "127.8.8.8", "0.0.0.0", "169.254.169.254", "10.41.0.10", "240.0.0.1", "::1", "fe80::5", "::"}

@@ -23,10 +23,8 @@ func (g *Gateway) leads(to netip.AddrPort) (netip.AddrPort, bool) {
 	case !a.IsValid() || to.Port() == 0 || closed(a):
 		return netip.AddrPort{}, false
 	}
-	for _, p := range g.o.Denied {
-		if p.Contains(a) {
-			return netip.AddrPort{}, false
-		}
+	if g.o.Denied != nil && g.o.Denied(a) {
+		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(a, to.Port()), true
 }
