@@ -28,10 +28,11 @@ func rooms() map[string]row {
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 
 		// the wire
-		"internal/wire":      {imports: []string{"internal/errs"}},
-		"internal/mux":       {imports: []string{"internal/errs"}},
-		"internal/shimproto": {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
-		"agentproto":         {imports: []string{"internal/errs", "internal/wire"}},
+		"internal/wire":        {imports: []string{"internal/errs"}},
+		"internal/mux":         {imports: []string{"internal/errs"}},
+		"internal/shimproto":   {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
+		"internal/switchproto": {imports: []string{"internal/errs", "internal/network", "internal/network/segment"}},
+		"agentproto":           {imports: []string{"internal/errs", "internal/wire"}},
 
 		// what is wanted, and what is to be done for it
 		"spec":    {imports: []string{"schema", "internal/diag"}},
@@ -60,13 +61,14 @@ func rooms() map[string]row {
 		"internal/network/lease":   {imports: []string{"internal/errs", "internal/network/frame"}},
 		"internal/network": {imports: []string{"internal/errs", "internal/network/frame", "internal/network/gateway",
 			"internal/network/names", "internal/network/segment"}},
+		"internal/switchproc": {imports: []string{"internal/errs", "internal/filelock", "internal/network", "internal/switchproto"}},
 		// The machines' side of it, for tests.
 		"internal/network/networktest": {imports: []string{"internal/network/frame"}},
-		"internal/volume":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
-		"internal/logs":        {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
-		"internal/agents":      {imports: []string{"internal/errs"}},
-		"internal/archive":     {imports: []string{"internal/errs"}},
-		"internal/journal":     {imports: []string{"internal/errs", "internal/filelock"}},
+		"internal/volume":              {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/logs":                {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/agents":              {imports: []string{"internal/errs"}},
+		"internal/archive":             {imports: []string{"internal/errs"}},
+		"internal/journal":             {imports: []string{"internal/errs", "internal/filelock"}},
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
@@ -87,13 +89,13 @@ func rooms() map[string]row {
 		// exec speaks.
 		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
-			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store",
+			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc",
 			"internal/ui", "internal/wire"}},
 		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":      {},
 		// The kernel and the agent are what it boots by hand.
-		"bench/pump": {prints: true},
+		"bench/pump":    {prints: true},
 		"bench/compare": {prints: true, imports: []string{"internal/agents", "internal/kernel", "internal/store", "internal/undo"}},
 	}
 }

@@ -56,6 +56,8 @@ func Main(d Deps) int {
 		switch d.Args[1] {
 		case shimCommand:
 			return runShim(d)
+		case switchCommand:
+			return runSwitch(d)
 		case fillCommand:
 			return runFill(d)
 		}
