@@ -44,6 +44,7 @@ func (c *checker) containers() map[string]Container {
 		if len(out.Hosts) == 0 {
 			out.Hosts = nil
 		}
+		out.Interfaces = c.interfaces(name, d)
 		out.Secrets = c.given(name, "secrets", "secret", out.Secrets, c.file.secrets)
 		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
 		all[name] = out
@@ -134,6 +135,8 @@ func (c *checker) check() {
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)
 	c.hostSockets(containers)
+	c.networks(containers)
+	c.hostPorts(containers)
 	c.volumes(containers)
 	c.cycles()
 }

@@ -33,12 +33,14 @@ type file struct {
 	volumes    map[string]Volume
 	secrets    map[string]Origin
 	configs    map[string]Origin
+	networks   map[string]Network
 }
 
 // declared is a container as it is written.
 type declared struct {
 	Container
 	envFiles []envFile
+	networks []Interface // Compose's shorthand for the interfaces
 }
 
 var nameText = regexp.MustCompile(namePattern)
@@ -48,7 +50,6 @@ func stackKeys() *object[file] {
 	container.schema = schemaDoc{"$ref": "#/$defs/container"}
 	defaults := container
 	defaults.schema = with(container.schema, nil)
-	const later = "this version gives containers no network"
 	return &object[file]{
 		extensions: true,
 		fields: []field[file]{
@@ -60,7 +61,8 @@ func stackKeys() *object[file] {
 				func(f *file) *map[string]declared { return &f.containers }),
 			key("volumes", "The volumes of the stack, by name. A volume is a disk of its own.", named("volume", volumeKeys().kind()),
 				func(f *file) *map[string]Volume { return &f.volumes }),
-			reserved[file]("networks", later),
+			key("networks", "The networks of the stack, by name.", named("network", networkKeys().kind()),
+				func(f *file) *map[string]Network { return &f.networks }),
 			key("secrets", "The secrets of the stack, by name. Their text is read at each start, and never stored.",
 				named("secret", originKeys(false).kind()), func(f *file) *map[string]Origin { return &f.secrets }),
 			key("configs", "The configs of the stack, by name.", named("config", originKeys(true).kind()),
@@ -110,6 +112,7 @@ func containerKeys() *object[declared] {
 	o.fields = append(o.fields, givenKeys()...)
 	o.fields = append(o.fields, lifeKeys()...)
 	o.fields = append(o.fields, watchKeys()...)
+	o.fields = append(o.fields, reachKeys()...)
 	o.fields = append(o.fields, laterKeys()...)
 	o.fields = append(o.fields, composeKeys()...)
 	return o
@@ -197,7 +200,6 @@ func laterKeys() []field[declared] {
 		{"an image is taken for the host's platform", "platform"},
 		{"no system call is filtered", "seccomp"},
 		{"every machine is made alike", "kernel oci_runtime devices"},
-		{"this version gives containers no network", "interfaces networks ports expose"},
 		{"every container of the file is in the stack", "profiles"},
 	} {
 		for _, name := range strings.Fields(group.keys) {

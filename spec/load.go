@@ -65,6 +65,7 @@ func (l *loader) load() *Stack {
 	}
 	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}}
 	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Volumes: f.volumes, Secrets: f.secrets, Configs: f.configs}
+	stack.Networks = usedNetworks(stack.Containers, f.networks)
 	c.check()
 	if len(stack.Volumes) == 0 {
 		stack.Volumes = nil

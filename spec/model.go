@@ -18,6 +18,7 @@ type Stack struct {
 	Volumes    map[string]Volume    `json:"volumes,omitempty"`
 	Secrets    map[string]Origin    `json:"secrets,omitempty"`
 	Configs    map[string]Origin    `json:"configs,omitempty"`
+	Networks   map[string]Network   `json:"networks,omitempty"` // those that containers are on
 }
 
 // Container is one declared container. Its JSON form is what is stored with an
@@ -69,6 +70,12 @@ type Container struct {
 	Configs []Given             `json:"configs,omitempty"`
 	Hosts   map[string][]string `json:"hosts,omitempty"` // names by address
 	DNS     *DNS                `json:"dns,omitempty"`
+
+	// Interfaces: empty means none but lo. It is never nil: a container that says
+	// nothing is on the network DefaultNetwork.
+	Interfaces []Interface `json:"interfaces,omitzero"`
+	Ports      []Port      `json:"ports,omitempty"`
+	Expose     []string    `json:"expose,omitempty"` // "80", "3000-3005", "53/udp"; for people
 
 	HealthCheck *HealthCheck `json:"healthcheck,omitempty"`
 	Hooks       *Hooks       `json:"hooks,omitempty"`
@@ -214,6 +221,35 @@ type Logging struct {
 // Volume is a declared named volume.
 type Volume struct {
 	Size uint64 `json:"size"` // bytes the guest sees, a multiple of 4096
+}
+
+// Network is a declared network of the stack. Of Subnet and Gateway there is at
+// most one of IPv4, which comes first, and one of IPv6.
+type Network struct {
+	Subnet   []string `json:"subnet,omitempty"`  // prefixes; none: one of IPv4 is chosen
+	Gateway  []string `json:"gateway,omitempty"` // addresses; none: the first of each subnet
+	Internal bool     `json:"internal,omitempty"`
+	MTU      int      `json:"mtu,omitempty"` // bytes; 0: 1280
+}
+
+// Interface is a container's place on a network: eth0 is the first.
+type Interface struct {
+	Network string   `json:"network"`
+	Address []string `json:"address,omitempty"` // with the length of the subnet's prefix; one of each kind, none: chosen
+	Gateway string   `json:"gateway,omitempty"` // an address or "none"; "": the network's
+	MAC     string   `json:"mac,omitempty"`     // "": follows from the address
+	MTU     int      `json:"mtu,omitempty"`     // bytes; 0: the network's
+	Aliases []string `json:"aliases,omitempty"` // sorted
+}
+
+// Port is a port of the host that leads to one of the container.
+type Port struct {
+	Target int `json:"target"`
+	// Published is the port of the host: one, a range of which one is taken, or
+	// zeros for any that is free.
+	Published [2]int `json:"published,omitzero"`
+	HostIP    string `json:"host_ip"`
+	Protocol  string `json:"protocol"` // "tcp" or "udp"
 }
 
 // Options say where a stack comes from.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -40,7 +42,11 @@ func (s *Stack) JSON() ([]byte, error) {
 
 // document is the stack as the language writes it.
 func (s *Stack) document() document {
-	f := file{name: s.Name, containers: map[string]declared{}, volumes: s.Volumes, secrets: s.Secrets, configs: s.Configs}
+	f := file{name: s.Name, containers: map[string]declared{}, volumes: s.Volumes, secrets: s.Secrets, configs: s.Configs,
+		networks: maps.Clone(s.Networks)}
+	if reflect.ValueOf(f.networks[DefaultNetwork]).IsZero() {
+		delete(f.networks, DefaultNetwork) // it is so without the key
+	}
 	for name, c := range s.Containers {
 		f.containers[name] = declared{Container: c}
 	}
@@ -48,7 +54,7 @@ func (s *Stack) document() document {
 	all, _ := stackKeys().encode(f).(document)
 	for _, p := range all {
 		switch p.key {
-		case "containers", "volumes", "secrets", "configs":
+		case "containers", "volumes", "secrets", "configs", "networks":
 			doc = append(doc, p)
 		}
 	}

@@ -85,7 +85,7 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		}
 	}
 	for _, text := range []string{
-		`{nam: x}`, `{containers: {web: {restrat: always}}}`, `{containers: {web: {ports: []}}}`, `{networks: {}}`,
+		`{nam: x}`, `{containers: {web: {restrat: always}}}`, `{containers: {web: {ports: [a: 1]}}}`, `{networks: {front: {subnt: x}}}`,
 		`{containers: {web: {memory: 5xyz}}}`, `{containers: {web: {cpus: two}}}`, `{containers: {web: {cpus: -3}}}`,
 		`{containers: {web: {mounts: [{type: tmpfs}]}}}`, `{containers: {web: {mounts: [{type: bind, destination: /a}]}}}`,
 		`{containers: {web: {restart: sometimes}}}`, `{containers: {web: {depends_on: {db: {condition: well}}}}}`,
@@ -123,8 +123,9 @@ func TestExamplesLoadAndFitTheSchema(t *testing.T) {
 func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
 	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
 		cpus memory mounts hostname depends_on restart replicas labels init group_add ulimits masked_paths readonly_paths
-		shm_size writable_layer overhead virtualization sockets secrets configs hosts dns healthcheck hooks logging boot_log`
-	later := `platform seccomp kernel oci_runtime devices interfaces networks ports expose profiles`
+		shm_size writable_layer overhead virtualization sockets secrets configs hosts dns healthcheck hooks logging boot_log
+		interfaces networks ports expose`
+	later := `platform seccomp kernel oci_runtime devices profiles`
 	keys := containerKeys()
 	for _, name := range strings.Fields(read) {
 		if f := keys.field(name); f == nil || f.decode == nil {

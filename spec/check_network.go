@@ -1,0 +1,290 @@
+package spec
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
+)
+
+// interfaces answers what a container's places on networks are, written out.
+func (c *checker) interfaces(name string, d declared) []Interface {
+	n := c.node(name)
+	all := d.Interfaces
+	switch {
+	case n.said("interfaces") && n.said("networks"):
+		c.w.error(n.entry("networks").key, c.at(name), "networks is short for interfaces: say all in one of them", "a container has interfaces or networks, not both")
+	case n.said("networks"):
+		all = d.networks
+	case !n.said("interfaces"):
+		return []Interface{{Network: DefaultNetwork}}
+	}
+	all = slices.Clone(all)
+	for i := range all {
+		all[i].Address = c.lengthened(all[i])
+	}
+	return append([]Interface{}, all...)
+}
+
+// lengthened answers the addresses of an interface, each with the length of its
+// network's prefix where it has none.
+func (c *checker) lengthened(i Interface) []string {
+	subnets := c.file.networks[i.Network].Subnet
+	var out []string
+	for _, text := range i.Address {
+		if a, err := netip.ParseAddr(text); err == nil {
+			if p, found := prefixFor(subnets, a); found {
+				text = netip.PrefixFrom(a, p.Bits()).String()
+			}
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
+// usedNetworks are the networks that containers are on, as they are declared.
+func usedNetworks(containers map[string]Container, declared map[string]Network) map[string]Network {
+	var all map[string]Network
+	for _, ct := range containers {
+		for _, i := range ct.Interfaces {
+			if all == nil {
+				all = map[string]Network{}
+			}
+			all[i.Network] = declared[i.Network]
+		}
+	}
+	return all
+}
+
+// networks checks the networks, and every place on them.
+func (c *checker) networks(containers *node) {
+	c.overlaps()
+	taken := map[string]map[netip.Addr]string{} // network → address → by whom
+	macs := map[string]map[string]string{}
+	for _, e := range containers.entries {
+		d, ok := c.file.containers[e.key.text]
+		if !ok {
+			continue
+		}
+		for i, f := range d.Interfaces {
+			n, at := c.place(e, i, f.Network)
+			if _, declared := c.file.networks[f.Network]; !declared && f.Network != DefaultNetwork {
+				if c.root.child("networks").entry(f.Network) == nil { // otherwise what is wrong with it was said
+					c.unknownNetwork(n, at, f.Network)
+				}
+				continue
+			}
+			if (len(f.Address) > 0 || f.MAC != "") && d.Replicas > 1 {
+				c.w.error(n, at, "leave it out, or make replicas 1", "%d instances of %q would have the same address", d.Replicas, e.key.text)
+				continue
+			}
+			c.addresses(n, at, e.key.text, f, taken)
+			c.once(n, at, f.Network, f.MAC, e.key.text, macs)
+		}
+	}
+}
+
+// place answers where the i'th interface of a container stands.
+func (c *checker) place(e entry, i int, network string) (*node, *trail) {
+	at := c.at(e.key.text)
+	if n := e.value.child("interfaces"); e.value.said("interfaces") && n.kind == listNode && i < len(n.items) {
+		return n.items[i], at.key("interfaces").item(i)
+	}
+	if n := e.value.child("networks"); n != nil && n.kind == mappingNode && n.entry(network) != nil {
+		return n.entry(network).key, at.key("networks").key(network)
+	} else if n != nil && n.kind == listNode && i < len(n.items) {
+		return n.items[i], at.key("networks").item(i)
+	}
+	return e.key, at
+}
+
+func (c *checker) unknownNetwork(n *node, at *trail, network string) {
+	if child := n.child("network"); child != nil {
+		n, at = child, at.key("network")
+	}
+	hint := ""
+	if !c.w.report.full(diag.Error) {
+		hint = suggest(network, sortedKeys(c.file.networks))
+	}
+	if hint == "" {
+		hint = "declare it under networks"
+	}
+	c.w.error(n, at, hint, "no network %s", quote(network))
+}
+
+// addresses: each is one of a machine in the network's subnet, and used once.
+func (c *checker) addresses(n *node, at *trail, container string, f Interface, taken map[string]map[netip.Addr]string) {
+	network := c.file.networks[f.Network]
+	gateways := Gateways(network)
+	for i, text := range f.Address {
+		where, path := n, at
+		if child := n.child("address"); child != nil {
+			where, path = itemNode(child, i), at.key("address")
+		}
+		given, bits, ok := parseAddress(text)
+		if !ok {
+			continue
+		}
+		p, found := prefixFor(network.Subnet, given)
+		switch {
+		case len(network.Subnet) == 0:
+			c.w.error(where, path, "give the network a subnet", "network %s has no subnet of its own to have the address in", quote(f.Network))
+		case !found && !p.IsValid():
+			c.w.error(where, path, "", "network %s has no subnet of the kind of %s", quote(f.Network), given)
+		case !found || !usable(p, given):
+			c.w.error(where, path, "", "%s is no address of a machine in the subnet %s of network %s", given, p, quote(f.Network))
+		case bits >= 0 && bits != p.Bits():
+			c.w.error(where, path, "", "the subnet %s of network %s has a prefix of %d bits", p, quote(f.Network), p.Bits())
+		case slices.Contains(gateways, given):
+			c.w.error(where, path, "", "%s is the gateway of network %s", given, quote(f.Network))
+		default:
+			if taken[f.Network] == nil {
+				taken[f.Network] = map[netip.Addr]string{}
+			}
+			if by := taken[f.Network][given]; by != "" {
+				c.w.error(where, path, "", "%s is already the address of container %q", given, by)
+			}
+			taken[f.Network][given] = container
+		}
+	}
+	c.gateway(n, at, network, f)
+}
+
+func (c *checker) gateway(n *node, at *trail, network Network, f Interface) {
+	a, err := netip.ParseAddr(f.Gateway)
+	if err != nil {
+		return // none is said
+	}
+	if _, found := prefixFor(network.Subnet, a); !found {
+		c.w.error(n.child("gateway"), at.key("gateway"), "", "%s is not in the subnet of network %s", a, quote(f.Network))
+	}
+}
+
+func (c *checker) once(n *node, at *trail, network, mac, container string, macs map[string]map[string]string) {
+	if mac == "" {
+		return
+	}
+	if macs[network] == nil {
+		macs[network] = map[string]string{}
+	}
+	if by := macs[network][mac]; by != "" {
+		c.w.error(n, at, "", "%s is already the hardware address of container %q", mac, by)
+	}
+	macs[network][mac] = container
+}
+
+// parseAddress reads an address; bits is -1 where it has no prefix.
+func parseAddress(text string) (a netip.Addr, bits int, ok bool) {
+	if p, err := netip.ParsePrefix(text); err == nil {
+		return p.Addr(), p.Bits(), true
+	}
+	a, err := netip.ParseAddr(text)
+	return a, -1, err == nil
+}
+
+// Gateways answers the gateway of each subnet that is declared: the declared one
+// or the first address.
+func Gateways(n Network) []netip.Addr {
+	var all []netip.Addr
+	for _, text := range n.Subnet {
+		p := netip.MustParsePrefix(text)
+		g := p.Addr().Next()
+		for _, said := range n.Gateway {
+			if a := netip.MustParseAddr(said); p.Contains(a) {
+				g = a
+			}
+		}
+		all = append(all, g)
+	}
+	return all
+}
+
+// overlaps: no two networks have addresses in common.
+func (c *checker) overlaps() {
+	names := sortedKeys(c.file.networks)
+	for i, name := range names {
+		for _, text := range c.file.networks[name].Subnet {
+			p := netip.MustParsePrefix(text)
+			for _, other := range names[:i] {
+				for _, o := range c.file.networks[other].Subnet {
+					if p.Overlaps(netip.MustParsePrefix(o)) {
+						n := c.root.child("networks").child(name)
+						c.w.error(n.child("subnet"), (*trail)(nil).key("networks").key(name).key("subnet"), "",
+							"%s has addresses of network %s, %s", text, quote(other), o)
+					}
+				}
+			}
+		}
+	}
+}
+
+// hostPorts: no two ports of the host are the same.
+func (c *checker) hostPorts(containers *node) {
+	type use struct {
+		port      Port
+		container string
+		line      int
+	}
+	var all []use
+	for _, e := range containers.entries {
+		d, ok := c.file.containers[e.key.text]
+		n := e.value.child("ports")
+		if !ok || n == nil || len(d.Ports) == 0 || !c.w.spend(n, n) {
+			continue
+		}
+		for _, p := range d.Ports {
+			if p.Published[0] == 0 {
+				continue
+			}
+			where, at := portNode(n, p), c.at(e.key.text).key("ports")
+			if room := p.Published[1] - p.Published[0] + 1; d.Replicas > room {
+				c.w.error(where, at, "leave the port of the host out, or give a range", "%d instances of %q would open the same port of the host", d.Replicas, e.key.text)
+				continue
+			}
+			if i := slices.IndexFunc(all, func(u use) bool { return collide(u.port, p) }); i >= 0 {
+				c.w.error(where, at, "", "port %d of the host is already that of container %q (line %d)", p.Published[0], all[i].container, all[i].line)
+				continue
+			}
+			all = append(all, use{p, e.key.text, where.line})
+		}
+	}
+}
+
+// portNode answers where a port stands, or all of them where that is not told.
+func portNode(list *node, p Port) *node {
+	for _, item := range list.items {
+		if item.kind == scalarNode {
+			_, published, target := splitPort(item.text)
+			low, high, err := portRange(published)
+			to, _, terr := portRange(cutProtocol(target))
+			if err == nil && terr == nil && int(low) <= p.Published[0] && p.Published[0] <= int(high) && int(to) <= p.Target {
+				return item
+			}
+		} else if t := item.child("published"); t != nil {
+			if low, _, err := portRange(t.text); err == nil && int(low) == p.Published[0] {
+				return item
+			}
+		}
+	}
+	return list
+}
+
+func cutProtocol(s string) string {
+	for i := range s {
+		if s[i] == '/' {
+			return s[:i]
+		}
+	}
+	return s
+}
+
+// collide reports whether two ports of the host cannot be opened both. Of ranges
+// it is not known before.
+func collide(a, b Port) bool {
+	one := func(p Port) bool { return p.Published[0] == p.Published[1] }
+	if !one(a) || !one(b) || a.Published != b.Published || a.Protocol != b.Protocol {
+		return false
+	}
+	x, y := netip.MustParseAddr(a.HostIP), netip.MustParseAddr(b.HostIP)
+	return x == y || x.IsUnspecified() || y.IsUnspecified()
+}
