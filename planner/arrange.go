@@ -18,6 +18,9 @@ type arrangement struct {
 	stops   *graph               // as it was when what is there was made
 	waits   map[string]bool      // containers that dependents wait for
 
+	networks map[string]spec.Network // as declared
+	renewed  map[string]int          // network → the step that gives it another declaration
+
 	prepared map[string][]int   // container → steps that bring its images and volumes
 	gone     map[*change]int    // the last step that took an instance away
 	started  map[*change]int    // its start
@@ -56,13 +59,13 @@ type image struct {
 // here and is about to be used. With policy "always" an image is pulled anew
 // whenever an instance is made from it; whether what runs is out of date, the
 // world's digest says.
-func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string]string, there []state.Volume) {
+func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string]string, there state.World) {
 	a.prepared = make(map[string][]int)
-	exists := make(map[string]bool, len(there))
-	for _, v := range there {
+	exists := make(map[string]bool, len(there.Volumes))
+	for _, v := range there.Volumes {
 		exists[v.Name] = true
 	}
-	images, missing := make(map[string]*image), make(map[string][]string)
+	images, missing, networks := make(map[string]*image), make(map[string][]string), make(map[string][]string)
 	for _, name := range a.starts.order() {
 		for _, ch := range a.changes[name] {
 			if ch.create == "" && ch.start == "" && (ch.update == "" || ch.live) {
@@ -75,6 +78,9 @@ func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string
 				if m.Type == "volume" && m.Source != "" && !exists[m.Source] {
 					missing[m.Source] = append(missing[m.Source], name)
 				}
+			}
+			for _, i := range ch.spec.Interfaces {
+				networks[i.Network] = append(networks[i.Network], name)
 			}
 		}
 	}
@@ -92,6 +98,12 @@ func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string
 	}
 	for _, v := range sortedKeys(missing) {
 		a.prepareFor(missing[v], CreateVolume{Name: v, Size: volumes[v].Size}, "not found")
+	}
+	for _, n := range there.Networks {
+		delete(networks, n.Name)
+	}
+	for _, n := range sortedKeys(networks) {
+		a.prepareFor(networks[n], CreateNetwork{Name: n, Spec: a.networks[n]}, "not found")
 	}
 }
 
@@ -202,6 +214,11 @@ func (a *arrangement) bring(name string, ch *change) {
 	last := a.prepared[name]
 	if id := a.gone[ch]; id != 0 {
 		last = []int{id} // it waited for what was prepared
+	}
+	for _, i := range ch.spec.Interfaces {
+		if id := a.renewed[i.Network]; id != 0 {
+			last = append(slices.Clone(last), id)
+		}
 	}
 	if ch.create != "" {
 		last = []int{a.plan.add(Step{Op: Create{ch.Target, ch.spec}, Cause: ch.create, After: sorted(last)})}

@@ -50,6 +50,16 @@ func needs(deps ...string) func(*spec.Container) {
 	}
 }
 
+// nets puts a container on networks, which stack declares without anything.
+func nets(names ...string) func(*spec.Container) {
+	return func(c *spec.Container) {
+		c.Interfaces = []spec.Interface{}
+		for _, n := range names {
+			c.Interfaces = append(c.Interfaces, spec.Interface{Network: n})
+		}
+	}
+}
+
 func mounts(volume string) func(*spec.Container) {
 	return func(c *spec.Container) {
 		c.Mounts = append(c.Mounts, spec.Mount{Type: "volume", Source: volume, Destination: "/" + volume})
@@ -65,10 +75,13 @@ func policy(restart string) func(*spec.Container) {
 // stack declares containers in pairs of name and spec.Container. Every volume
 // that is mounted is declared with 1 GiB.
 func stack(pairs ...any) *spec.Stack {
-	s := &spec.Stack{Name: "test", Containers: map[string]spec.Container{}, Volumes: map[string]spec.Volume{}}
+	s := &spec.Stack{Name: "test", Containers: map[string]spec.Container{}, Volumes: map[string]spec.Volume{}, Networks: map[string]spec.Network{}}
 	for i := 0; i < len(pairs); i += 2 {
 		c := pairs[i+1].(spec.Container)
 		s.Containers[pairs[i].(string)] = c
+		for _, i := range c.Interfaces {
+			s.Networks[i.Network] = spec.Network{}
+		}
 		for _, m := range c.Mounts {
 			s.Volumes[m.Source] = spec.Volume{Size: 1024 * mib}
 		}

@@ -33,6 +33,9 @@ func (d dice) stack() *spec.Stack {
 		if d.one(4) {
 			mounts(pick(d, "v", "w"))(&c)
 		}
+		if d.one(3) {
+			nets(pick(d, []string{"n"}, []string{"o"}, []string{"o", "n"}, nil)...)(&c)
+		}
 		c.DependsOn = map[string]spec.Dependency{}
 		for dep, on := range s.Containers {
 			if !d.one(3) {
@@ -46,6 +49,11 @@ func (d dice) stack() *spec.Stack {
 		}
 		for _, m := range c.Mounts {
 			s.Volumes[m.Source] = spec.Volume{Size: 1024 * mib}
+		}
+		for _, i := range c.Interfaces {
+			if _, there := s.Networks[i.Network]; !there {
+				s.Networks[i.Network] = spec.Network{MTU: pick(d, 0, 9000)}
+			}
 		}
 		s.Containers[name] = c
 	}
@@ -153,8 +161,8 @@ func convergence(t *testing.T, seed uint64) {
 	down := Down(m.world(), DownOptions{Volumes: true})
 	checkShape(t, down)
 	m.apply(down, len(down.Steps))
-	if len(m.instances)+len(m.volumes)+len(m.illegal) > 0 {
-		t.Fatalf("seed %d: down left %v, %v, %q after\n%s", seed, sortedKeys(m.instances), sortedKeys(m.volumes), m.illegal, down)
+	if len(m.instances)+len(m.volumes)+len(m.networks)+len(m.illegal) > 0 {
+		t.Fatalf("seed %d: down left %v, %v, %v, %q after\n%s", seed, sortedKeys(m.instances), sortedKeys(m.volumes), sortedKeys(m.networks), m.illegal, down)
 	}
 }
 

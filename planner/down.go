@@ -38,16 +38,14 @@ func Down(observed state.World, o DownOptions) *Plan {
 	if o.Volumes {
 		a.removeVolumes(observed, s.selected)
 	}
+	a.removeNetworks(observed, s.selected)
 	return a.plan
 }
 
 // removeVolumes adds the removal of volumes after that of the instances that
 // mount them, or may: a record that cannot be read may mount anything.
 func (a *arrangement) removeVolumes(w state.World, selected map[string]bool) {
-	removed := make(map[string]int)
-	for ch, id := range a.gone {
-		removed[ch.Instance] = id
-	}
+	removed := a.goneByName()
 	for _, v := range w.Volumes {
 		var after []int
 		kept := false
@@ -66,6 +64,15 @@ func (a *arrangement) removeVolumes(w state.World, selected map[string]bool) {
 		}
 		a.plan.add(Step{Op: RemoveVolume{v.Name}, After: sorted(after), Cause: "down, with its volumes"})
 	}
+}
+
+// goneByName are the last steps that take instances away, by their names.
+func (a *arrangement) goneByName() map[string]int {
+	all := make(map[string]int, len(a.gone))
+	for ch, id := range a.gone {
+		all[ch.Instance] = id
+	}
+	return all
 }
 
 func mayMount(o *state.Instance, volume string) bool {

@@ -35,6 +35,8 @@ type opJSON struct {
 	Policy    string          `json:"policy,omitempty"`
 	Volume    string          `json:"volume,omitempty"`
 	Size      uint64          `json:"size,omitempty"` // bytes
+	Name      string          `json:"name,omitempty"` // of a network
+	Network   *spec.Network   `json:"network,omitempty"`
 	Container string          `json:"container,omitempty"`
 	Instance  string          `json:"instance,omitempty"`
 	Index     int             `json:"index,omitempty"`
@@ -74,6 +76,12 @@ func encodeOp(op Op) (opJSON, error) {
 		return opJSON{Type: "create_volume", Volume: op.Name, Size: op.Size}, nil
 	case RemoveVolume:
 		return opJSON{Type: "remove_volume", Volume: op.Name}, nil
+	case CreateNetwork:
+		return opJSON{Type: "create_network", Name: op.Name, Network: &op.Spec}, nil
+	case UpdateNetwork:
+		return opJSON{Type: "update_network", Name: op.Name, Network: &op.Spec}, nil
+	case RemoveNetwork:
+		return opJSON{Type: "remove_network", Name: op.Name}, nil
 	case Create:
 		j := on("create", op.Target)
 		j.Spec = &op.Spec

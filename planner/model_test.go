@@ -16,6 +16,7 @@ type model struct {
 	stack     string
 	instances map[string]*state.Instance
 	volumes   map[string]uint64
+	networks  map[string]spec.Network
 	images    map[string]string
 	oneShots  map[string]bool // containers whose process ends well when it is waited for or left alone
 	illegal   []string
@@ -23,7 +24,7 @@ type model struct {
 
 func newModel(s *spec.Stack) *model {
 	m := &model{
-		stack: s.Name, instances: map[string]*state.Instance{}, volumes: map[string]uint64{},
+		stack: s.Name, instances: map[string]*state.Instance{}, volumes: map[string]uint64{}, networks: map[string]spec.Network{},
 		images: map[string]string{}, oneShots: map[string]bool{},
 	}
 	for _, c := range s.Containers {
@@ -42,6 +43,9 @@ func modelOf(s *spec.Stack, w state.World) *model {
 	for _, v := range w.Volumes {
 		m.volumes[v.Name] = uint64(v.Size)
 	}
+	for _, n := range w.Networks {
+		m.networks[n.Name] = spec.Network{Subnet: n.Subnet, Gateway: n.Gateway, Internal: n.Internal, MTU: n.MTU}
+	}
 	for _, i := range w.Images {
 		m.images[i.Ref] = i.Digest
 	}
@@ -56,6 +60,10 @@ func (m *model) world() state.World {
 	slices.SortFunc(w.Instances, func(a, b state.Instance) int { return cmp.Compare(a.Name, b.Name) })
 	for _, name := range sortedKeys(m.volumes) {
 		w.Volumes = append(w.Volumes, state.Volume{Name: name, Size: int64(m.volumes[name])})
+	}
+	for _, name := range sortedKeys(m.networks) {
+		n := m.networks[name]
+		w.Networks = append(w.Networks, state.Network{Name: name, Subnet: n.Subnet, Gateway: n.Gateway, Internal: n.Internal, MTU: n.MTU})
 	}
 	for _, ref := range sortedKeys(m.images) {
 		w.Images = append(w.Images, state.Image{Ref: ref, Digest: m.images[ref]})
@@ -89,6 +97,16 @@ func (m *model) step(s Step) {
 		}
 	case RemoveVolume:
 		delete(m.volumes, op.Name)
+	case CreateNetwork:
+		if _, there := m.networks[op.Name]; m.expect(s, !there, "is there") {
+			m.networks[op.Name] = op.Spec
+		}
+	case UpdateNetwork:
+		m.expect(s, !m.onNetwork(op.Name, true), "something on it runs")
+		m.networks[op.Name] = op.Spec
+	case RemoveNetwork:
+		m.expect(s, !m.onNetwork(op.Name, false), "something is on it")
+		delete(m.networks, op.Name)
 	case Create:
 		if m.expect(s, m.instances[op.Instance] == nil, "is there") {
 			m.expect(s, op.Spec.Image == "" || m.images[op.Spec.Image] != "", "without its image")
@@ -100,6 +118,19 @@ func (m *model) step(s Step) {
 	default:
 		m.change(s)
 	}
+}
+
+// onNetwork reports whether an instance, or one that runs, is on a network.
+func (m *model) onNetwork(name string, running bool) bool {
+	for _, o := range m.instances {
+		c, _ := spec.DecodeContainer(o.Spec)
+		for _, i := range c.Interfaces {
+			if i.Network == name && (o.State.Live() || !running) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // change carries out what needs an instance.
@@ -144,6 +175,10 @@ func (m *model) start(s Step, o *state.Instance) {
 	for _, mount := range c.Mounts {
 		_, there := m.volumes[mount.Source]
 		m.expect(s, there, "without volume "+mount.Source)
+	}
+	for _, i := range c.Interfaces {
+		_, there := m.networks[i.Network]
+		m.expect(s, there, "without network "+i.Network)
 	}
 	m.expect(s, c.Image == "" || m.images[c.Image] != "", "without its image")
 	o.State, o.Exit, o.Cause, o.Health = lifecycle.Started, nil, "", "starting"

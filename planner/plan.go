@@ -47,6 +47,18 @@ type (
 		Name string
 		Size uint64 // bytes
 	}
+	// CreateNetwork gives a network of the stack its subnet.
+	CreateNetwork struct {
+		Name string
+		Spec spec.Network
+	}
+	// UpdateNetwork gives a network another declaration. No instance on it runs.
+	UpdateNetwork struct {
+		Name string
+		Spec spec.Network
+	}
+	// RemoveNetwork forgets a network and its addresses.
+	RemoveNetwork struct{ Name string }
 	// RemoveVolume destroys a named volume and what is in it.
 	RemoveVolume struct{ Name string }
 	// Create makes an instance's record and its writable layer.
@@ -92,25 +104,37 @@ func (o Pull) Subject() string         { return "image/" + o.Ref }
 func (o CreateVolume) Subject() string { return "volume/" + o.Name }
 func (o RemoveVolume) Subject() string { return "volume/" + o.Name }
 
+func (o CreateNetwork) Subject() string { return "network/" + o.Name }
+func (o UpdateNetwork) Subject() string { return "network/" + o.Name }
+func (o RemoveNetwork) Subject() string { return "network/" + o.Name }
+
 func (Pull) Verb() string         { return "pull" }
 func (CreateVolume) Verb() string { return "create" }
 func (RemoveVolume) Verb() string { return "remove" }
-func (Create) Verb() string       { return "create" }
-func (Update) Verb() string       { return "update" }
-func (Start) Verb() string        { return "start" }
-func (o Await) Verb() string      { return "await " + string(o.Condition) }
-func (Stop) Verb() string         { return "stop" }
-func (Remove) Verb() string       { return "remove" }
+
+func (CreateNetwork) Verb() string { return "create" }
+func (UpdateNetwork) Verb() string { return "update" }
+func (RemoveNetwork) Verb() string { return "remove" }
+func (Create) Verb() string        { return "create" }
+func (Update) Verb() string        { return "update" }
+func (Start) Verb() string         { return "start" }
+func (o Await) Verb() string       { return "await " + string(o.Condition) }
+func (Stop) Verb() string          { return "stop" }
+func (Remove) Verb() string        { return "remove" }
 
 func (Pull) op()         {}
 func (CreateVolume) op() {}
 func (RemoveVolume) op() {}
-func (Create) op()       {}
-func (Update) op()       {}
-func (Start) op()        {}
-func (Await) op()        {}
-func (Stop) op()         {}
-func (Remove) op()       {}
+
+func (CreateNetwork) op() {}
+func (UpdateNetwork) op() {}
+func (RemoveNetwork) op() {}
+func (Create) op()        {}
+func (Update) op()        {}
+func (Start) op()         {}
+func (Await) op()         {}
+func (Stop) op()          {}
+func (Remove) op()        {}
 
 // Step is an operation in its place.
 type Step struct {

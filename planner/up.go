@@ -37,6 +37,7 @@ type up struct {
 	o        Options
 	desired  map[string]spec.Container // with the asked-for replicas
 	volumes  map[string]spec.Volume
+	networks map[string]spec.Network
 	observed state.World
 
 	graph    *graph
@@ -52,7 +53,7 @@ type up struct {
 // about the options, or a stack that spec.Load would have refused: it is a
 // diag.Findings.
 func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
-	u := &up{o: o, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes}
+	u := &up{o: o, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes, networks: desired.Networks}
 	if err := u.check(); err != nil {
 		return nil, err
 	}
@@ -61,16 +62,18 @@ func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
 		u.digests[i.Ref] = i.Digest
 	}
 	u.decideAll()
+	moved := u.moveNetworks()
 	u.propagate()
 	u.checkVolumes()
 
 	a := &arrangement{
 		plan:    &Plan{Stack: desired.Name},
 		changes: u.changes, starts: u.graph, stops: u.stopGraph(),
-		waits: u.selected,
+		waits: u.selected, networks: u.networks,
 	}
-	a.prepare(u.volumes, u.digests, observed.Volumes)
+	a.prepare(u.volumes, u.digests, observed)
 	a.bringDown()
+	a.updateNetworks(moved, observed)
 	a.bringUp()
 	a.plan.Warnings = u.warnings
 	return a.plan, nil

@@ -15,6 +15,7 @@ const (
 	causeRun    = "asked to run"
 	causeNew    = "new"
 	causeForced = "asked to recreate"
+	causeDown   = "down"
 )
 
 const (

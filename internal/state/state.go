@@ -14,6 +14,7 @@ type World struct {
 	Stack     string
 	Instances []Instance // sorted by Name
 	Volumes   []Volume   // named volumes that exist, sorted by Name
+	Networks  []Network  // that exist, sorted by Name
 	Images    []Image    // what the references of the stack resolve to locally, sorted by Ref
 }
 
@@ -62,6 +63,16 @@ type Exit struct {
 type Volume struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes the guest sees
+}
+
+// Network is a network that exists, as it was declared. Of Subnet and Gateway
+// there is what was said, not what was chosen.
+type Network struct {
+	Name     string   `json:"name"`
+	Subnet   []string `json:"subnet,omitempty"`
+	Gateway  []string `json:"gateway,omitempty"`
+	Internal bool     `json:"internal,omitempty"`
+	MTU      int      `json:"mtu,omitempty"` // bytes; 0: the usual
 }
 
 // Image is what a reference means locally.
