@@ -11,6 +11,7 @@ package agentproto
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -356,6 +357,21 @@ func RelayToken(id string) string { return "relay:" + id }
 // VsockToken is the token of a stream to a port of AF_VSOCK on which a process
 // in the machine listens.
 func VsockToken(port uint32) string { return "vsock:" + strconv.FormatUint(uint64(port), 10) }
+
+// PortToken is the token of a stream to a port of the container: protocol is
+// "tcp", or "udp", whose datagrams are framed as package relay does.
+func PortToken(protocol string, port int) string { return protocol + ":" + strconv.Itoa(port) }
+
+// ParsePortToken is the inverse of PortToken; ok is false where it is another
+// token.
+func ParsePortToken(token string) (protocol string, port int, ok bool) {
+	protocol, text, ok := strings.Cut(token, ":")
+	if !ok || protocol != "tcp" && protocol != "udp" {
+		return "", 0, false
+	}
+	port, err := strconv.Atoi(text)
+	return protocol, port, err == nil && port >= 1 && port <= 65535
+}
 
 // Unrelay ends a relay; connections that it carries go on. Twice is fine.
 type Unrelay struct {

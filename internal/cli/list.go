@@ -2,12 +2,15 @@ package cli
 
 import (
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
@@ -76,11 +79,65 @@ func (a *app) ps(c *cli.Context) error {
 		return nil
 	}
 	now := time.Now()
-	t := table{header: []string{"NAME", "CONTAINER", "IMAGE", "STATE", "SINCE", "BOOTS"}}
+	t := table{header: []string{"NAME", "CONTAINER", "IMAGE", "STATE", "SINCE", "BOOTS", "PORTS"}}
 	for _, i := range picked {
-		t.add(i, i.Name, i.Name, i.Container, shortID(i.Image), ui.State(i), ui.Since(i, now), fmt.Sprint(i.Boots))
+		t.add(i, i.Name, i.Name, i.Container, shortID(i.Image), ui.State(i), ui.Since(i, now), fmt.Sprint(i.Boots), portWords(i.Ports))
 	}
 	return a.show(c, t)
+}
+
+func portWords(all []state.Port) string {
+	var words []string
+	for _, p := range all {
+		words = append(words, p.String())
+	}
+	return strings.Join(words, ", ")
+}
+
+func (a *app) portCommand() *cli.Command {
+	return &cli.Command{
+		Name: "port", Usage: "where a port of a container is found on the host", ArgsUsage: "NAME [PORT]",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "protocol", Value: "tcp", Usage: "tcp or udp"},
+			&cli.IntFlag{Name: "index", Usage: "of the `N`th replica; the first by default"},
+		},
+		Action: a.port,
+	}
+}
+
+func (a *app) port(c *cli.Context) error {
+	if c.NArg() < 1 || c.NArg() > 2 {
+		return usage("port wants the name of a container, and a port")
+	}
+	w, err := a.withName(c)
+	if err != nil {
+		return err
+	}
+	world, err := w.Observe(c.Context, nil)
+	if err != nil {
+		return err
+	}
+	inst, err := one(world, c.Args().First(), c.Int("index"))
+	if err != nil {
+		return err
+	}
+	number, protocol, said := strings.Cut(c.Args().Get(1), "/")
+	if !said {
+		protocol = c.String("protocol")
+	}
+	found := false
+	for _, p := range inst.Ports {
+		if c.NArg() == 1 {
+			a.view.Printf("%s\n", p)
+		} else if fmt.Sprint(p.Target) == number && p.Protocol == protocol {
+			found = true
+			a.view.Printf("%s\n", net.JoinHostPort(p.HostIP, strconv.Itoa(p.Published[0])))
+		}
+	}
+	if c.NArg() == 2 && !found {
+		return errs.New(errs.NotFound, "port %s/%s of %s is not published", number, protocol, inst.Name)
+	}
+	return nil
 }
 
 // isIn knows both our names of states and Compose's.

@@ -40,7 +40,7 @@ func (a *app) runCommand() *cli.Command {
 			&cli.StringFlag{Name: "instance", Usage: "`NAME` of the instance"},
 			&cli.StringFlag{Name: "pull", Usage: "`POLICY` of its image: missing, always or never"},
 			&cli.BoolFlag{Name: "no-deps", Usage: "leave what it depends on alone"},
-			&cli.BoolFlag{Name: "service-ports", Usage: "with the sockets of the host that the container declares, which run leaves out"},
+			&cli.BoolFlag{Name: "service-ports", Usage: "with the ports and sockets of the host that the container declares, which run leaves out"},
 			&cli.BoolFlag{Name: "no-tty", Aliases: []string{"T"}, Usage: "without a terminal, even where this is one"},
 			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "with a terminal, even where this is none; the default is what this is"},
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "accepted: standard input is passed on unless -d"},
@@ -126,7 +126,7 @@ func (a *app) withRun(c *cli.Context, container string, command []string) (*work
 func (a *app) bringOneOff(c *cli.Context, w *work, stop *interrupt, container, name string) error {
 	if !c.Bool("service-ports") {
 		ct := w.desired.Containers[container]
-		ct.Sockets = nil
+		ct.Sockets, ct.Ports = nil, nil
 		w.desired.Containers[container] = ct
 	}
 	_, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {

@@ -24,6 +24,9 @@ func transcribe(rec *store.Instance, c spec.Container) {
 	for _, s := range c.Sockets {
 		rec.Relays = append(rec.Relays, state.Relay{Direction: s.Direction, Source: s.Source, Destination: s.Destination, Mode: s.Mode})
 	}
+	for _, p := range c.Ports {
+		rec.Ports = append(rec.Ports, state.Port{Target: p.Target, Published: p.Published, HostIP: p.HostIP, Protocol: p.Protocol})
+	}
 	if h := c.HealthCheck; h != nil {
 		rec.Health = &store.Health{Args: checkCommand(h.Test), Interval: h.Interval, Timeout: h.Timeout,
 			StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}

@@ -95,6 +95,9 @@ func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error
 	}
 	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
 	i.Started, i.Finished, i.Boots, i.PID = st.Started, st.Finished, st.Boots, st.PID
+	if alive {
+		i.Ports = st.Ports
+	}
 	switch {
 	case alive:
 		s.askShim(ctx, &i)
@@ -122,7 +125,7 @@ func (s *Stack) askShim(ctx context.Context, i *state.Instance) {
 		return
 	}
 	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
-	i.Started, i.Finished, i.Boots, i.PID = st.Started, st.Finished, st.Boots, st.PID
+	i.Started, i.Finished, i.Boots, i.PID, i.Ports = st.Started, st.Finished, st.Boots, st.PID, st.Ports
 }
 
 // splitName takes "web-1" apart: for a folder without a record.

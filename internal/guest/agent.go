@@ -34,6 +34,7 @@ type agent struct {
 	streams *streams
 	notices *notices
 	relays  relays
+	ports   chan struct{} // one taken a connection to a port
 
 	mu        sync.Mutex // guards the following
 	born      time.Time  // when the machine began to be this one
@@ -69,6 +70,7 @@ func newAgent(born time.Time) *agent {
 		streams: newStreams(),
 		notices: newNotices(),
 		places:  map[string]string{},
+		ports:   make(chan struct{}, maxPorts),
 	}
 }
 

@@ -358,6 +358,9 @@ func (a *agent) openStream(token string, s *wire.Stream) error {
 	if strings.HasPrefix(token, agentproto.VsockToken(0)[:len("vsock:")]) {
 		return errs.New(errs.Unsupported, "this machine has no virtual sockets of its own")
 	}
+	if protocol, port, ok := agentproto.ParsePortToken(token); ok {
+		return a.openPort(protocol, port, s)
+	}
 	if id, ok := strings.CutPrefix(token, agentproto.RelayToken("")); ok {
 		a.relays.mu.Lock()
 		r := a.relays.byID[id]

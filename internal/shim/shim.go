@@ -83,6 +83,7 @@ type shim struct {
 	input   input
 	taps    taps
 	relays  relays
+	ports   ports
 	hookErr error          // of a hook before the stop; the loop's
 	mute    bool           // the journal could not be written; the loop's
 	retry   retry          // of the restart policy; the loop's
@@ -101,12 +102,28 @@ type live struct {
 	machine vmm.Machine
 	agent   *agentproto.Client
 	execs   int
+	changed chan struct{} // closed and replaced when there is another machine; nil: nobody waits
 }
 
 func (l *live) set(m vmm.Machine, a *agentproto.Client) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.machine, l.agent = m, a
+	if l.changed != nil {
+		close(l.changed)
+		l.changed = nil
+	}
+}
+
+// changes answers a channel that is closed when there is another machine, or
+// none.
+func (l *live) changes() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.changed == nil {
+		l.changed = make(chan struct{})
+	}
+	return l.changed
 }
 
 func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
@@ -147,8 +164,12 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	}
 	un.PushFunc("listen", func() { _ = socket.Close(); l.Home.RemoveRuntime() })
 
+	if err := s.publish(); err != nil {
+		return err
+	}
+	un.PushFunc("publish the ports", s.ports.close)
 	s.life = lifecycle.Initialized
-	s.st = store.State{Boots: s.st.Boots + 1, PID: os.Getpid()}
+	s.st = store.State{Boots: s.st.Boots + 1, PID: os.Getpid(), Ports: s.ports.chosen}
 	if err := s.move(lifecycle.Boot, "starting machine"); err != nil {
 		return err
 	}
@@ -246,7 +267,7 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 
 func (s *shim) tell(phase string) {
 	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
-		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes})
+		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes, Ports: s.st.Ports})
 }
 
 // begin starts a boot beside the loop.

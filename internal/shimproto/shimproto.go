@@ -69,7 +69,8 @@ type Status struct {
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`
 	Boots    int             `json:"boots"`
-	PID      int             `json:"pid"` // of the shim
+	PID      int             `json:"pid"`             // of the shim
+	Ports    []state.Port    `json:"ports,omitempty"` // of the host that lead to it
 	// Notes say what of this start went otherwise than it should have, and was
 	// mended. There may come more.
 	Notes []string `json:"notes,omitempty"`

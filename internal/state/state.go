@@ -4,6 +4,9 @@ package state
 
 import (
 	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
@@ -41,6 +44,7 @@ type Instance struct {
 	Restarts int       `json:"restarts,omitempty"` // by its restart policy, since it was started last
 	Boots    int       `json:"boots,omitempty"`    // how often a machine was booted for it
 	PID      int       `json:"pid,omitempty"`      // of the shim, for the reader only; never a sign of life
+	Ports    []Port    `json:"ports,omitempty"`    // of the host that lead to it, while it has a shim
 
 	// Broken says why the record could not be read. State is Errored then, and
 	// nothing but removal is planned for it.
@@ -79,6 +83,29 @@ type Network struct {
 type Image struct {
 	Ref    string `json:"ref"`
 	Digest string `json:"digest"`
+}
+
+// Port is a port of the host that leads to one of the container.
+type Port struct {
+	Target int `json:"target"`
+	// Published is the port of the host: one, or as it is declared a range of which
+	// one is taken; zeros are any.
+	Published [2]int `json:"published"`
+	HostIP    string `json:"host_ip"`
+	Protocol  string `json:"protocol"` // "tcp" or "udp"
+}
+
+// String is the port as people write it: "127.0.0.1:8080->80/tcp".
+func (p Port) String() string {
+	at := strconv.Itoa(p.Published[0])
+	if p.Published[1] != p.Published[0] {
+		at += "-" + strconv.Itoa(p.Published[1])
+	}
+	host := p.HostIP
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return fmt.Sprintf("%s:%s->%d/%s", host, at, p.Target, p.Protocol)
 }
 
 // Relay is a unix socket on one side that stands for a server on the other.

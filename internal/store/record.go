@@ -67,6 +67,7 @@ type Instance struct {
 	Shares     []Share       `json:"shares,omitempty"`
 	Files      []File        `json:"files,omitempty"`
 	Relays     []state.Relay `json:"relays,omitempty"`
+	Ports      []state.Port  `json:"ports,omitempty"`
 	Restart    Restart       `json:"restart,omitzero"`
 	Health     *Health       `json:"health,omitempty"`
 	PostStart  []Hook        `json:"post_start,omitempty"`
@@ -162,7 +163,8 @@ type State struct {
 	Health   string          `json:"health,omitempty"`
 	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
 	Boots    int             `json:"boots"`
-	PID      int             `json:"pid"` // of the shim; for people
+	PID      int             `json:"pid"`             // of the shim; for people
+	Ports    []state.Port    `json:"ports,omitempty"` // that are open
 	// Origin is how the machine of the last start came to be: "booted",
 	// "restored" or "pooled"; "" where its driver does not tell.
 	Origin string  `json:"origin,omitempty"`
