@@ -56,7 +56,7 @@ func (a *app) open() (*house, error) {
 		return nil, fmt.Errorf("find vzcompose itself: %w", err)
 	}
 	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels,
-		Shim: []string{self, shimCommand}, CPUs: runtime.NumCPU(), LookupEnv: a.deps.LookupEnv, Cold: h.cold != "", TemplatesLimit: h.settings.Templates.Limit})
+		Shim: []string{self, shimCommand}, Switch: []string{self, switchCommand}, CPUs: runtime.NumCPU(), LookupEnv: a.deps.LookupEnv, Cold: h.cold != "", TemplatesLimit: h.settings.Templates.Limit})
 	return h, nil
 }
 
@@ -131,7 +131,7 @@ func (a *app) workOn(loaded *spec.Loaded) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files}
+	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files, Statics: engine.Statics(loaded.Stack)}
 	return &work{house: h, Stack: s, desired: loaded.Stack}, nil
 }
 

@@ -161,7 +161,10 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)})
 	}
 	var given []specs.Mount
-	rec.Files, given = files(c)
+	if rec.Interfaces, err = s.interfaces(t.Instance, c); err != nil {
+		return rec, err
+	}
+	rec.Files, given = files(c, rec.Interfaces, first(c.Hostname, t.Instance))
 	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids, given); err != nil {
 		return rec, err
 	}
@@ -228,6 +231,9 @@ func (s *Stack) remove(name string) error {
 	}
 	if err := s.o.Home.RemoveInstance(s.Name, name); err != nil {
 		return fmt.Errorf("delete its folder: %w", err)
+	}
+	if err := s.returnLeases(name); err != nil {
+		return err
 	}
 	// A shim that was killed has left its socket.
 	if err := os.Remove(s.o.Home.Socket(s.Name, name)); err != nil && !os.IsNotExist(err) {

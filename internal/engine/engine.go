@@ -40,6 +40,9 @@ type Options struct {
 	// Shim is the command that becomes a shim: it reads a store.Launch from its
 	// standard input and says it is ready on descriptor 3.
 	Shim []string
+	// Switch is the command that becomes the switch of a stack; see
+	// internal/switchproc.
+	Switch []string
 	// CPUs of the host: no machine gets more.
 	CPUs int
 	// Templates is the folder of what machines are restored from; "": the home's.
@@ -77,10 +80,14 @@ type Stack struct {
 	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
 	// declared.
 	Grace *time.Duration
+	// Statics are the addresses that the stack file gives.
+	Statics []Static
 	// Attended is the instance whose process waits until somebody is attached to
 	// it; "": none. Launched, where it is set, is told when that can be done.
 	Attended string
 	Launched func(ctx context.Context, instance string)
+
+	leases sync.Mutex // held while leases are given
 }
 
 var _ executor.Runner = (*Stack)(nil)
@@ -115,6 +122,12 @@ func (s *Stack) do(ctx context.Context, step planner.Step, report func(event.Pro
 		return s.volumes().Create(op.Name, op.Size)
 	case planner.RemoveVolume:
 		return s.volumes().Remove(op.Name)
+	case planner.CreateNetwork:
+		return s.defineNetwork(op.Name, op.Spec)
+	case planner.UpdateNetwork:
+		return s.defineNetwork(op.Name, op.Spec)
+	case planner.RemoveNetwork:
+		return s.removeNetwork(op.Name)
 	case planner.Create:
 		return s.create(ctx, op, report)
 	case planner.Update:

@@ -65,7 +65,7 @@ func hooksOf(all []spec.Hook) []store.Hook {
 // files answers the files that the machine holds in memory for the container,
 // and their mounts. A file of the same place goes before its folder's mount
 // only where it is deeper: mounts are sorted later.
-func files(c spec.Container) (all []store.File, mounts []specs.Mount) {
+func files(c spec.Container, on []store.Interface, hostname string) (all []store.File, mounts []specs.Mount) {
 	add := func(id, at string, f store.File, options ...string) {
 		f.ID = id
 		all = append(all, f)
@@ -81,17 +81,18 @@ func files(c spec.Container) (all []store.File, mounts []specs.Mount) {
 			add(of.what+"-"+strconv.Itoa(i), g.Target, f, "ro", "nosuid", "nodev", "noexec")
 		}
 	}
-	if len(c.Hosts) > 0 {
-		add("hosts", "/etc/hosts", store.File{Text: hostsFile(c.Hosts), Mode: 0o644})
+	if len(c.Hosts) > 0 || len(on) > 0 {
+		add("hosts", "/etc/hosts", store.File{Text: hostsFile(c.Hosts, on, hostname), Mode: 0o644})
 	}
-	if c.DNS != nil {
-		add("resolv-conf", "/etc/resolv.conf", store.File{Text: resolvConf(c.DNS), Mode: 0o644})
+	if c.DNS != nil || len(on) > 0 {
+		add("resolv-conf", "/etc/resolv.conf", store.File{Text: resolvConf(c.DNS, on), Mode: 0o644})
 	}
 	return all, mounts
 }
 
-// hostsFile is hosts(5): localhost, then the entries by address.
-func hostsFile(entries map[string][]string) string {
+// hostsFile is hosts(5): localhost, the container's own name, then the entries by
+// address.
+func hostsFile(entries map[string][]string, on []store.Interface, hostname string) string {
 	addresses := slices.SortedFunc(maps.Keys(entries), func(a, b string) int {
 		x, _ := netip.ParseAddr(a) // spec has checked them
 		y, _ := netip.ParseAddr(b)
@@ -99,15 +100,29 @@ func hostsFile(entries map[string][]string) string {
 	})
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n")
+	for _, i := range on {
+		for _, a := range i.Addresses {
+			fmt.Fprintf(&b, "%s\t%s\n", a.Addr(), hostname)
+		}
+	}
 	for _, a := range addresses {
 		fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(entries[a], " "))
 	}
 	return b.String()
 }
 
-// resolvConf is resolv.conf(5).
-func resolvConf(d *spec.DNS) string {
+// resolvConf is resolv.conf(5). Where no server of names is declared they are
+// the gateways of the container's networks.
+func resolvConf(d *spec.DNS, on []store.Interface) string {
+	if d == nil {
+		d = &spec.DNS{}
+	}
 	var b strings.Builder
+	if len(d.Nameservers) == 0 {
+		for _, i := range on[:min(len(on), maxNameservers)] {
+			fmt.Fprintf(&b, "nameserver %s\n", i.On.Gateway.Addr())
+		}
+	}
 	for _, n := range d.Nameservers {
 		fmt.Fprintf(&b, "nameserver %s\n", n)
 	}
@@ -124,6 +139,9 @@ func resolvConf(d *spec.DNS) string {
 	}
 	return b.String()
 }
+
+// maxNameservers is how many a resolver looks at (MAXNS of resolv.conf(5)).
+const maxNameservers = 3
 
 // rlimits are the declared limits over the usual one of open files.
 func rlimits(declared map[string]spec.Ulimit) []specs.POSIXRlimit {

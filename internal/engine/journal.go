@@ -23,6 +23,12 @@ func entry(op planner.Op) (e journal.Entry, ok bool) {
 		return of(op.Target, "update")
 	case planner.Remove:
 		return of(op.Target, "destroy")
+	case planner.CreateNetwork:
+		return journal.Entry{Type: journal.Network, Action: "create", Name: op.Name}, true
+	case planner.UpdateNetwork:
+		return journal.Entry{Type: journal.Network, Action: "update", Name: op.Name}, true
+	case planner.RemoveNetwork:
+		return journal.Entry{Type: journal.Network, Action: "destroy", Name: op.Name}, true
 	case planner.CreateVolume:
 		return journal.Entry{Type: journal.Volume, Action: "create", Name: op.Name}, true
 	case planner.RemoveVolume:

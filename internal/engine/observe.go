@@ -45,6 +45,9 @@ func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error)
 	if w.Volumes, err = s.volumes().List(); err != nil {
 		return w, err
 	}
+	if w.Networks, err = s.o.Home.ReadNetworks(s.Name); err != nil {
+		return w, err
+	}
 	w.Images, err = s.resolve(ctx, refs)
 	return w, err
 }

@@ -109,7 +109,7 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 // order is what the shim of an instance is told.
 func (e *Engine) order(rec store.Instance, from *bootFiles) store.Launch {
 	return store.Launch{Home: e.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Cold: e.o.Cold,
-		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit, Env: e.variables(rec)}
+		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit, Env: e.variables(rec), Switch: e.o.Switch}
 }
 
 func (e *Engine) templates() string { return cmp.Or(e.o.Templates, e.o.Home.Templates()) }

@@ -68,6 +68,7 @@ type Instance struct {
 	Files      []File        `json:"files,omitempty"`
 	Relays     []state.Relay `json:"relays,omitempty"`
 	Ports      []state.Port  `json:"ports,omitempty"`
+	Interfaces []Interface   `json:"interfaces,omitempty"` // eth0 is the first
 	Restart    Restart       `json:"restart,omitzero"`
 	Health     *Health       `json:"health,omitempty"`
 	PostStart  []Hook        `json:"post_start,omitempty"`
@@ -141,6 +142,8 @@ type Launch struct {
 	Initramfs string   `json:"initramfs"`
 	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
 	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
+	// Switch is the command that becomes the switch of a stack.
+	Switch []string `json:"switch,omitempty"`
 	// Attended: its process waits until somebody is attached to it.
 	Attended bool `json:"attended,omitempty"`
 	// Env are the variables that the instance's files come from, by name. They are

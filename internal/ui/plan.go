@@ -112,11 +112,11 @@ func planName(op planner.Op) string {
 // for one that only waits.
 func signOf(op planner.Op) (sign, sgr string) {
 	switch op.(type) {
-	case planner.Pull, planner.CreateVolume, planner.Create, planner.Start:
+	case planner.Pull, planner.CreateVolume, planner.CreateNetwork, planner.Create, planner.Start:
 		return "+", sgrGreen
-	case planner.Update:
+	case planner.Update, planner.UpdateNetwork:
 		return "~", sgrYellow
-	case planner.Stop, planner.Remove, planner.RemoveVolume:
+	case planner.Stop, planner.Remove, planner.RemoveVolume, planner.RemoveNetwork:
 		return "-", sgrRed
 	}
 	return " ", ""

@@ -1,0 +1,239 @@
+package engine
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/network/frame"
+	"github.com/vzcompose/vzcompose/internal/network/lease"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+// defaultMTU is that of Apple's containers.
+const defaultMTU = 1280 // bytes
+
+// Static is an address that a stack file gives to an instance.
+type Static struct {
+	Network, Instance string
+	Address           netip.Addr
+	MAC               string // "": follows from the address
+}
+
+// Statics answers the addresses that a stack file gives.
+func Statics(s *spec.Stack) (all []Static) {
+	for _, i := range s.Instances() {
+		for _, f := range s.Containers[i.Container].Interfaces {
+			if a := asked(f); a.IsValid() || f.MAC != "" {
+				all = append(all, Static{f.Network, i.Name, a, f.MAC})
+			}
+		}
+	}
+	return all
+}
+
+// asked is the IPv4 address that is declared, if one is.
+func asked(f spec.Interface) netip.Addr {
+	for _, text := range f.Address {
+		if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// book has do change the stack's leases, one at a time, and keeps what came of
+// it.
+func (s *Stack) book(do func(*lease.Book) error) error {
+	s.leases.Lock()
+	defer s.leases.Unlock()
+	b, err := lease.Open(s.o.Home.Leases(s.Name), s.Name)
+	if err != nil {
+		return err
+	}
+	if err := do(b); err != nil {
+		return err
+	}
+	return b.Save()
+}
+
+// defineNetwork gives a network what its declaration wants, and records that.
+func (s *Stack) defineNetwork(name string, n spec.Network) error {
+	avoid, err := lease.HostPrefixes()
+	if err != nil {
+		return err
+	}
+	if err := s.record(); err != nil { // the folder
+		return err
+	}
+	err = s.book(func(b *lease.Book) error {
+		if _, err := b.Define(name, wish(n), avoid); err != nil {
+			return err
+		}
+		return s.giveStatics(b, name)
+	})
+	if err != nil {
+		return err
+	}
+	return s.declare(func(all []state.Network) []state.Network {
+		return append(all, state.Network{Name: name, Subnet: n.Subnet, Gateway: n.Gateway, Internal: n.Internal, MTU: n.MTU})
+	}, name)
+}
+
+// giveStatics gives the declared addresses before any is given by chance.
+func (s *Stack) giveStatics(b *lease.Book, network string) error {
+	for _, st := range s.Statics {
+		if st.Network != network || !st.Address.IsValid() {
+			continue
+		}
+		if _, err := b.Give(network, st.Instance, st.Address, parseMAC(st.MAC)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeNetwork forgets a network. It need not be there.
+func (s *Stack) removeNetwork(name string) error {
+	if _, err := os.Stat(s.o.Home.Stack(s.Name)); os.IsNotExist(err) {
+		return nil
+	}
+	if err := s.book(func(b *lease.Book) error { b.Drop(name); return nil }); err != nil {
+		return err
+	}
+	return s.declare(func(all []state.Network) []state.Network { return all }, name)
+}
+
+// declare changes the record of the declared networks: that of name goes, then
+// add has its way.
+func (s *Stack) declare(add func([]state.Network) []state.Network, name string) error {
+	s.leases.Lock()
+	defer s.leases.Unlock()
+	all, err := s.o.Home.ReadNetworks(s.Name)
+	if err != nil {
+		return err
+	}
+	all = slices.DeleteFunc(all, func(n state.Network) bool { return n.Name == name })
+	all = add(all)
+	slices.SortFunc(all, func(a, b state.Network) int { return strings.Compare(a.Name, b.Name) })
+	return s.o.Home.WriteNetworks(s.Name, all)
+}
+
+func wish(n spec.Network) lease.Wish {
+	var w lease.Wish
+	for _, text := range n.Subnet {
+		if p := netip.MustParsePrefix(text); p.Addr().Is4() {
+			w.Subnet = p
+		} else {
+			w.IPv6, w.Subnet6 = true, p
+		}
+	}
+	for _, text := range n.Gateway {
+		if a := netip.MustParseAddr(text); a.Is4() {
+			w.Gateway = a
+		}
+	}
+	return w
+}
+
+func parseMAC(text string) (m frame.MAC) {
+	if hw, err := net.ParseMAC(text); err == nil { // spec has checked it; "" is none
+		copy(m[:], hw)
+	}
+	return m
+}
+
+// interfaces gives an instance its places on networks.
+func (s *Stack) interfaces(instance string, c spec.Container) (all []store.Interface, err error) {
+	if len(c.Interfaces) == 0 {
+		return nil, nil
+	}
+	declared, err := s.o.Home.ReadNetworks(s.Name)
+	if err != nil {
+		return nil, err
+	}
+	err = s.book(func(b *lease.Book) error {
+		way := false // the first way out is the machine's
+		for _, f := range c.Interfaces {
+			at := slices.IndexFunc(declared, func(n state.Network) bool { return n.Name == f.Network })
+			if at < 0 {
+				return errs.New(errs.NotFound, "network %q was not made", f.Network)
+			}
+			i, err := s.place(b, instance, f, declared[at])
+			if err != nil {
+				return err
+			}
+			if f.Gateway == "" && (way || declared[at].Internal) {
+				i.Gateways = nil
+			}
+			way = way || len(i.Gateways) > 0
+			all = append(all, i)
+		}
+		return nil
+	})
+	return all, err
+}
+
+// place gives an instance a place on one network.
+func (s *Stack) place(b *lease.Book, instance string, f spec.Interface, n state.Network) (i store.Interface, err error) {
+	if err := s.unused(b, instance, f); err != nil {
+		return i, err
+	}
+	l, err := b.Give(f.Network, instance, asked(f), parseMAC(f.MAC))
+	if err != nil {
+		return i, err
+	}
+	given, _ := b.Network(f.Network)
+	mtu := cmp.Or(n.MTU, defaultMTU)
+	i = store.Interface{Network: f.Network, MAC: l.MAC.String(), MTU: cmp.Or(f.MTU, mtu), Aliases: f.Aliases,
+		Addresses: []netip.Prefix{netip.PrefixFrom(l.Address, given.Subnet.Bits())}, Gateways: []netip.Addr{given.Gateway},
+		On: store.Network{Gateway: netip.PrefixFrom(given.Gateway, given.Subnet.Bits()), MAC: lease.MAC(given.Gateway).String(), MTU: mtu, Internal: n.Internal}}
+	if l.Address6.IsValid() {
+		i.Addresses = append(i.Addresses, netip.PrefixFrom(l.Address6, given.Subnet6.Bits()))
+		i.Gateways = append(i.Gateways, given.Gateway6)
+		i.On.Gateway6 = netip.PrefixFrom(given.Gateway6, given.Subnet6.Bits())
+	}
+	switch {
+	case i.MTU > mtu:
+		return i, errs.New(errs.InvalidArgument, "interface on network %q: an MTU of %d bytes is over the network's %d", f.Network, i.MTU, mtu)
+	case f.Gateway == "none":
+		i.Gateways = nil
+	case f.Gateway != "":
+		i.Gateways = []netip.Addr{netip.MustParseAddr(f.Gateway)} // spec has checked it
+	}
+	return i, nil
+}
+
+// unused makes sure that nobody runs with the address that is declared. Who has it
+// by chance and does not run gets another when it is made anew.
+func (s *Stack) unused(b *lease.Book, instance string, f spec.Interface) error {
+	a := asked(f)
+	for _, l := range b.Leases(f.Network) {
+		if !a.IsValid() || l.Address != a || l.Instance == instance {
+			continue
+		}
+		alive, err := s.o.Home.Alive(s.Name, l.Instance)
+		if err == nil && alive {
+			err = errs.WithHint(errs.New(errs.FailedPrecondition, "%s of network %q is %s's, which runs", a, f.Network, l.Instance),
+				"declare it before, or: vzcompose rm -s %s", l.Instance)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// returnLeases takes back what an instance that is removed was given.
+func (s *Stack) returnLeases(instance string) error {
+	if _, err := os.Stat(s.o.Home.Leases(s.Name)); os.IsNotExist(err) {
+		return nil
+	}
+	return s.book(func(b *lease.Book) error { b.Return(instance); return nil })
+}
