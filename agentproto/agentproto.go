@@ -10,6 +10,7 @@
 package agentproto
 
 import (
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -78,6 +79,26 @@ type Setup struct {
 	Shares []Share `json:"shares,omitempty"`
 	// Files are put on a tmpfs of the machine; mounts refer to them as "file:ID".
 	Files []File `json:"files,omitempty"`
+	// Interfaces are up, with their addresses and routes, before anything runs.
+	// Beside them there is lo.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+}
+
+// Interface is a network interface of the machine.
+type Interface struct {
+	// Device is the MAC by which the machine's network card is found.
+	Device string `json:"device"`
+	// Name it gets: eth0.
+	Name string `json:"name"`
+	// MAC it gets.
+	MAC string `json:"mac"`
+	// MTU in bytes.
+	MTU int `json:"mtu"`
+	// Addresses with the length of their subnets' prefixes. An interface without
+	// one of IPv6 has no IPv6 at all.
+	Addresses []netip.Prefix `json:"addresses"`
+	// Gateways of default routes, each within the subnet of an address.
+	Gateways []netip.Addr `json:"gateways,omitempty"`
 }
 
 // Root says how the root filesystem is put together, at RootPath.

@@ -3,6 +3,7 @@ package agentproto
 import (
 	"bytes"
 	"encoding/json"
+	"net/netip"
 	"reflect"
 	"testing"
 	"time"
@@ -45,7 +46,8 @@ func messages() []any {
 	return []any{
 		&Empty{},
 		&Setup{Hostname: "h", Time: at, Clock: 1, Entropy: []byte{1, 2}, Root: Root{Lower: "l", Upper: "u"}, Volumes: []Volume{{ID: "v", ReadOnly: true, CopyUp: "/c", Type: "t"}},
-			Shares: []Share{{ID: "s", ReadOnly: true, File: "f"}}, Files: []File{{ID: "f", Data: []byte{1}, Mode: 2, UID: 3, GID: 4}}},
+			Shares: []Share{{ID: "s", ReadOnly: true, File: "f"}}, Files: []File{{ID: "f", Data: []byte{1}, Mode: 2, UID: 3, GID: 4}},
+			Interfaces: []Interface{{Device: "d", Name: "n", MAC: "m", MTU: 1, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/8")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
 		&SetupResult{Kernel: "k", Phases: []Phase{{Name: "p", Start: 1, Duration: 2}}},
 		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Groups: []string{"g"}, Init: true, Runtime: "r", Stdin: "1", Stdout: "2", Stderr: "3"},
 		&Started{PID: 1, Elapsed: 2},

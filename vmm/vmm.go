@@ -12,6 +12,7 @@ package vmm
 import (
 	"context"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -56,6 +57,27 @@ type Config struct {
 	// Shares are folders of the host, there when Boot returns or soon after; the
 	// agent finds them by their ID and waits for them.
 	Shares []Share
+	// Cards is how many network cards the machine has at least, at most MaxCards.
+	// The guest knows card i by CardMAC(i), and gives it the address that it is
+	// to have; the host has its frames by Networker.
+	Cards int
+}
+
+// MaxCards is how many network cards a machine can have.
+const MaxCards = 4
+
+// CardMAC is the address that network card i has until the guest gives it
+// another. It is the same in every machine.
+func CardMAC(i int) net.HardwareAddr { return net.HardwareAddr{0x02, 0x56, 0xff, 0, 0, byte(i)} }
+
+// Networker is the optional ability of a machine to have network cards.
+type Networker interface {
+	// Frames answers the host's end of card i: a Unix datagram socket on which
+	// each datagram is an Ethernet frame. The machine owns it and keeps it open
+	// until it is gone, so that who reads frames may come and go; who uses it in
+	// another process has a descriptor of its own. errs.NotFound where there is no
+	// such card.
+	Frames(i int) (*os.File, error)
 }
 
 // Share is a folder of the host, or one file of it, that the guest mounts as
@@ -240,6 +262,8 @@ func (c *Config) Check() error {
 		return errs.New(errs.InvalidArgument, "machine memory of %d bytes is not a multiple of 1 MiB", c.Memory)
 	case c.Kernel == "" || c.Initramfs == "":
 		return errs.New(errs.InvalidArgument, "machine without a kernel or an initramfs")
+	case c.Cards < 0 || c.Cards > MaxCards:
+		return errs.New(errs.InvalidArgument, "machine with %d network cards; it can have %d", c.Cards, MaxCards)
 	}
 	seen := map[string]bool{}
 	for _, d := range c.Disks {

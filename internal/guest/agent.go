@@ -36,13 +36,14 @@ type agent struct {
 	relays  relays
 	ports   chan struct{} // one taken a connection to a port
 
-	mu        sync.Mutex // guards the following
-	born      time.Time  // when the machine began to be this one
-	spare     *spare
-	setup     setupState
-	places    map[string]string // what a mount's source like "volume:ID" is in the machine
-	mounted   []string          // what the set-up mounted beside the root's parts
-	container *container        // nil before the first start
+	mu         sync.Mutex // guards the following
+	born       time.Time  // when the machine began to be this one
+	spare      *spare
+	setup      setupState
+	places     map[string]string      // what a mount's source like "volume:ID" is in the machine
+	mounted    []string               // what the set-up mounted beside the root's parts
+	interfaces []agentproto.Interface // what the set-up configured
+	container  *container             // nil before the first start
 }
 
 var _ agentproto.Agent = (*agent)(nil)

@@ -26,14 +26,19 @@ func (a *agent) Reset(ctx context.Context, _ agentproto.Reset) (agentproto.Empty
 		return agentproto.Empty{}, errs.New(errs.FailedPrecondition, "the machine is not set up")
 	}
 	a.setup = setupFailed // until all is done
-	c, mounted := a.container, a.mounted
+	c, mounted, interfaces := a.container, a.mounted, a.interfaces
 	a.mu.Unlock()
-	if err := a.strip(ctx, c, mounted); err != nil {
+	err := takeDown(interfaces)
+	if err == nil {
+		err = a.strip(ctx, c, mounted)
+	}
+	if err != nil {
 		a.log.printf("reset: %v", err)
 		return agentproto.Empty{}, err
 	}
 	a.mu.Lock()
 	a.setup, a.container, a.places, a.mounted = setupNone, nil, map[string]string{}, nil
+	a.interfaces = nil
 	a.mu.Unlock()
 	return agentproto.Empty{}, nil
 }

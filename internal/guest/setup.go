@@ -78,7 +78,7 @@ func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (agentproto.Setup
 		a.log.printf("set-up: %v", err)
 		return agentproto.SetupResult{}, err
 	}
-	a.setup, a.places, a.mounted = setupDone, m.places, m.mounted
+	a.setup, a.places, a.mounted, a.interfaces = setupDone, m.places, m.mounted, s.Interfaces
 	return agentproto.SetupResult{Kernel: kernelName(), Phases: m.phases}, nil
 }
 
@@ -115,6 +115,9 @@ func checkSetup(s agentproto.Setup) error {
 		if v.CopyUp != "" && (!absolute(v.CopyUp) || v.ReadOnly || v.Type != "") || v.Type != "" && !soundName(v.Type) {
 			return errs.New(errs.InvalidArgument, "volume %q of the type %.64q with the files of %.200q", v.ID, v.Type, v.CopyUp)
 		}
+	}
+	if err := checkInterfaces(s.Interfaces); err != nil {
+		return err
 	}
 	return checkFiles(s.Files)
 }
@@ -171,6 +174,7 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 	for _, v := range m.want.Volumes {
 		g.Go(func() error { return m.phase("volume "+v.ID, func() error { return m.mountVolume(ctx, v) }) })
 	}
+	g.Go(func() error { return m.phase("interfaces", func() error { return m.bringUp(ctx) }) })
 	if len(m.want.Files) > 0 {
 		g.Go(func() error { return m.phase("files", m.writeFiles) })
 	}

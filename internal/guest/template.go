@@ -23,7 +23,7 @@ import (
 // which. What goes wrong is logged; the machines are of use all the same, since
 // what was not done ahead is done later.
 func (a *agent) hibernate(ctx context.Context) {
-	for _, name := range setupModules {
+	for _, name := range append([]string{cardModule}, setupModules...) {
 		if err := a.modules.need(name); err != nil {
 			a.log.printf("%v", err) // as at Setup, which will say so
 		}

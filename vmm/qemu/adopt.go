@@ -48,7 +48,7 @@ func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 			return err
 		}
 	}
-	return nil
+	return m.addCards(ctx, cfg.Cards)
 }
 
 // drive is a disk that the machine has.

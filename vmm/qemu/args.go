@@ -16,7 +16,8 @@ const (
 	fdMonitor = 3
 	fdAgent   = 4
 	fdConsole = 5
-	fdRAM     = 6 // not of a machine that boots: its RAM is anonymous
+	fdCard    = 6
+	fdRAM     = 7 // not of a machine that boots: its RAM is anonymous
 )
 
 // rootPorts is how many devices may be plugged into a running machine.
@@ -27,6 +28,7 @@ const rootPorts = 4
 const (
 	slotSerial = 0x2
 	slotDisks  = 0x3 // and those after it
+	slotCard   = 0xf
 	slotPorts  = 0x10
 )
 
@@ -70,6 +72,8 @@ func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 		a.device(map[string]any{"driver": "pcie-root-port", "id": portName(i), "bus": "pcie.0", "chassis": i + 1,
 			"addr": fmt.Sprintf("%s.%d", slot(slotPorts), i), "multifunction": i == 0})
 	}
+	a.json("-netdev", netdev(0, fmt.Sprint(fdCard)))
+	a.device(cardDevice(0, "pcie.0", map[string]any{"addr": slot(slotCard)}))
 	disks := cfg.Disks
 	if b != asBooted {
 		var in [len(bays)]*vmm.Disk

@@ -112,6 +112,12 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	} else {
 		m, err = p.bootWarm(ctx, cfg, t)
 	}
+	if err == nil && cfg.Cards > len(m.cards) {
+		if err = m.addCards(ctx, cfg.Cards); err != nil {
+			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
+		}
+		t.lap("cards plugged in")
+	}
 	if err != nil { // not m: an interface with a nil machine in it is not nil
 		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
 	}
@@ -177,11 +183,18 @@ func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.Fi
 		un.PushFunc("open the "+name, func() { _ = c.Close() })
 		ours[i], ends = c, append(ends, end)
 	}
+	frames, end, err := framePair()
+	if err != nil {
+		return nil, err
+	}
+	un.PushFunc("open the frame socket", func() { _ = frames.Close() })
+	ends = append(ends, end)
 	con, err := newConsole(ours[2], cfg.Console, boot.Ready)
 	if err != nil {
 		return nil, err
 	}
 	m := newMachine(cfg, ours[1], con)
+	m.cards = []*os.File{frames}
 	m.start(p.qemu, args, ends, ram)
 	ends = nil // m has them
 	un.Push("start qemu", func(ctx context.Context) error { return m.Stop(ctx) })

@@ -42,7 +42,8 @@ type machine struct {
 	killed   bool             // we ended it
 	shutdown string           // QMP's reason for the end: "guest-shutdown", "guest-reset", ...
 	proc     *os.Process
-	ports    [rootPorts]string        // the disk in each
+	ports    [rootPorts]string        // the disk or card in each
+	cards    []*os.File               // the host's ends; closed when the machine is gone
 	waiting  map[string]chan struct{} // for the guest to let go of a device
 
 	migrated chan string // gets the last status of a migration
@@ -54,6 +55,8 @@ var (
 	_ vmm.Tracer   = (*machine)(nil)
 	_ vmm.Adopter  = (*machine)(nil)
 	_ vmm.Pauser   = (*machine)(nil)
+
+	_ vmm.Networker = (*machine)(nil)
 )
 
 func newMachine(cfg *vmm.Config, port net.Conn, con *console) *machine {
@@ -76,6 +79,7 @@ func (m *machine) start(path string, args []string, ends []*os.File, ram *os.Fil
 		<-m.con.done
 		m.con.close()
 		m.err = err
+		m.closeCards()
 		select { // the monitor, if there ever was one, has lost its peer
 		case <-m.monitored:
 			m.qmp.close()

@@ -194,7 +194,7 @@ func (ts templates) remove(id string) error {
 // be the same in the machine that is saved and in those restored from it.
 func (p *plant) templateKey(ctx context.Context, cfg *vmm.Config) (string, error) {
 	generic := *cfg
-	generic.Name, generic.Disks = "template", nil
+	generic.Name, generic.Disks, generic.Cards = "template", nil, 0
 	args, err := arguments(&generic, p.host, asTemplate)
 	if err != nil {
 		return "", err

@@ -69,6 +69,9 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 			return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
 		}
 	}
+	if cfg.Cards > 0 {
+		return nil, errs.New(errs.Unsupported, "boot machine %s: a machine in memory has no network cards", cfg.Name)
+	}
 	if d.o.Boot != nil {
 		if err := d.o.Boot(ctx, cfg); err != nil {
 			return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)

@@ -42,6 +42,9 @@ func plan(cfg *vmm.Config, lim limits) (*devices, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
+	if cfg.Cards > 0 {
+		return nil, errs.New(errs.Unsupported, "machine with a network card: this driver makes none yet")
+	}
 	d := &devices{
 		cpus:      uint(cfg.CPUs),
 		memory:    cfg.Memory,
