@@ -74,11 +74,11 @@ func rooms() map[string]row {
 		// It is the machine's main program: its stderr is the console.
 		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/journal", "internal/lifecycle",
-			"internal/logs", "internal/shimproto", "internal/state", "internal/store", "internal/undo", "internal/wire"}},
+			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/wire"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
 		"internal/settings": {imports: []string{"spec", "internal/errs"}},
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
-			"internal/diag", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
+			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store",
 			"internal/undo", "internal/volume"}},
 

@@ -48,6 +48,11 @@ func (a *app) down(c *cli.Context) error {
 	if stop.asked() {
 		return status(exitInterrupted)
 	}
+	if len(mustBeEmpty(w)) == 0 {
+		if err := w.EndSwitch(c.Context); err != nil {
+			return err
+		}
+	}
 	if err := w.house.home.RemoveStack(w.Name); err != nil {
 		return err
 	}
@@ -56,6 +61,12 @@ func (a *app) down(c *cli.Context) error {
 	}
 	w.house.home.RemoveRuntime()
 	return nil
+}
+
+// mustBeEmpty answers the instances that are left, as far as that can be told.
+func mustBeEmpty(w *work) []string {
+	left, _ := w.house.home.ListInstances(w.Name) // what is wrong RemoveStack says
+	return left
 }
 
 func (a *app) planCommand() *cli.Command {

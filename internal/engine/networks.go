@@ -2,13 +2,19 @@ package engine
 
 import (
 	"cmp"
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/network/frame"
 	"github.com/vzcompose/vzcompose/internal/network/lease"
 	"github.com/vzcompose/vzcompose/internal/state"
@@ -228,6 +234,40 @@ func (s *Stack) unused(b *lease.Book, instance string, f spec.Interface) error {
 		}
 	}
 	return nil
+}
+
+// switchLimit is how long a switch may take to end.
+const switchLimit = 10 * time.Second
+
+// EndSwitch ends the stack's switch, where there is one. Nobody should be on its
+// networks.
+func (s *Stack) EndSwitch(ctx context.Context) error {
+	path := s.o.Home.SwitchLock(s.Name)
+	if _, err := os.Stat(path); os.IsNotExist(err) {
+		return nil
+	}
+	ctx, cancel := limited(ctx, switchLimit, "end the switch")
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	asked := false
+	for {
+		held, err := filelock.Held(path)
+		if err != nil || !held {
+			return err
+		}
+		if pid, err := filelock.Signed(path); err == nil && !asked {
+			asked = true
+			if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("end the switch: %w", err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // returnLeases takes back what an instance that is removed was given.

@@ -75,6 +75,7 @@ type brought struct {
 	machine vmm.Machine
 	agent   *agentproto.Client
 	out     *outputs
+	place   *membership
 	clock   stopwatch
 }
 
@@ -93,7 +94,7 @@ func (s *shim) boot(ctx context.Context) {
 		s.st.Started = time.Now()
 		// Only from here on: a process that ends at once must not be seen to end
 		// before it was seen to run.
-		s.tasks.Go(func() { s.keep(m, agent, r.out) })
+		s.tasks.Go(func() { s.keep(m, agent, r.out, r.place) })
 		s.input.connect(r.out.stdin)
 		if s.life == lifecycle.Stopping { // asked for while the process was being started
 			s.stopping(agent, m)
@@ -151,6 +152,19 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 		}
 	})
 
+	joined := make(chan struct{})
+	var place *membership
+	var joinErr error
+	s.tasks.Go(func() { // while the agent is set up
+		defer close(joined)
+		place, joinErr = s.join(ctx, m)
+	})
+	un.PushFunc("join the networks", func() {
+		<-joined
+		if place != nil {
+			place.leave()
+		}
+	})
 	agent, err := s.dialAgent(ctx, m)
 	if err != nil {
 		return nil, s.autopsy(ctx, m, err)
@@ -174,6 +188,9 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 		}
 	})
 
+	if <-joined; joinErr != nil {
+		return nil, joinErr
+	}
 	if err := s.awaitAttended(ctx); err != nil {
 		return nil, err
 	}
@@ -196,7 +213,7 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	}
 	clock.lap("process started")
 	un.Release()
-	return &brought{m, agent, out, clock}, nil
+	return &brought{m, agent, out, place, clock}, nil
 }
 
 // awaitAttended waits until somebody is attached, where somebody is to be.
@@ -240,6 +257,7 @@ func (s *shim) machineConfig() *vmm.Config {
 			{ID: diskWritable, Path: home.Writable(i.Stack, i.Name)},
 		},
 	}
+	cfg.Cards = len(i.Interfaces)
 	for _, v := range i.Volumes {
 		cfg.Disks = append(cfg.Disks, vmm.Disk{ID: v.ID, Path: v.Path, ReadOnly: v.ReadOnly})
 	}
@@ -271,6 +289,8 @@ func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 		Hostname: s.inst.Runtime.Hostname,
 		Entropy:  make([]byte, 64),
 		Root:     agentproto.Root{Lower: diskRoot, Upper: diskWritable},
+
+		Interfaces: guestInterfaces(s.inst),
 	}
 	if _, err := rand.Read(set.Entropy); err != nil {
 		return nil, nil, fmt.Errorf("draw entropy: %w", err)

@@ -20,7 +20,7 @@ import (
 
 // keep waits for the process's end, or the machine's, and puts everything away.
 // Every step is done, whatever became of those before; the first error leads.
-func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
+func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs, place *membership) {
 	var copies sync.WaitGroup
 	var mu sync.Mutex // guards copyErrs
 	var copyErrs []error
@@ -46,6 +46,7 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 		_ = agent.Close() // its peer is gone
 		out.close()       // what came is in the log
 		copies.Wait()
+		place.leave() // before it may come again
 		s.send(func() { s.lose(err) })
 		return
 	}
@@ -68,6 +69,7 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs) {
 	_ = agent.Close() // its peer is gone
 	out.close()       // where the output was not drained
 	copies.Wait()
+	place.leave() // before it may come again
 	s.send(func() {
 		s.running.set(nil, nil)
 		s.noteLast(m)
