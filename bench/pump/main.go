@@ -1,10 +1,11 @@
 // Command pump is the guest's side of the benchmark of what connects a machine
 // with its host: it serves one address, and does what each request asks.
 //
-//	pump unix:/run/pump.sock | tcp:5000 | dev:/dev/vport1p1
+//	pump unix:/run/pump.sock | tcp:5000 | udp:5000 | dev:/dev/vport1p1
 //
-// A request is a letter and a number of bytes, u64, little-endian: S sends them,
-// R receives them and answers one byte, E echoes them one at a time.
+// Datagrams are sent back as they are. On the others a request is a letter and a
+// number of bytes, u64, little-endian: S sends them, R receives them and answers
+// one byte, E echoes them one at a time.
 package main
 
 import (
@@ -21,7 +22,7 @@ const block = 64 << 10 // bytes of one write
 
 func main() {
 	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: pump unix:PATH | tcp:PORT | dev:PATH")
+		fmt.Fprintln(os.Stderr, "usage: pump unix:PATH | tcp:PORT | udp:PORT | dev:PATH")
 		os.Exit(2)
 	}
 	if err := run(os.Args[1]); err != nil {
@@ -46,6 +47,8 @@ func run(address string) error {
 			}
 			<-tick.C
 		}
+	case "udp":
+		return echo(":" + at)
 	case "tcp":
 		at = ":" + at
 	}
@@ -64,6 +67,25 @@ func run(address string) error {
 				fmt.Fprintln(os.Stderr, "pump:", err)
 			}
 		}()
+	}
+}
+
+// echo sends datagrams back.
+func echo(address string) error {
+	c, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	buf := make([]byte, block)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if err != nil {
+			return err
+		}
+		if _, err := c.WriteTo(buf[:n], from); err != nil {
+			return err
+		}
 	}
 }
 

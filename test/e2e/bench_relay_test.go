@@ -44,13 +44,7 @@ containers:
     sockets: [{direction: out_of, source: /run/pump.sock, destination: ./pump.sock}]
 `)
 	s.must("up", "-d", "--cold")
-	pump := filepath.Join(s.dir, "pump")
-	build := exec.Command("go", "build", "-o", pump, "../../bench/pump")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	s.must("cp", pump, "box:/pump")
+	s.must("cp", buildPump(t), "box:/pump")
 	s.must("cp", netModules(t), "box:/ko")
 	s.says(t, "box", "for m in failover net_failover virtio_net; do insmod /ko/$m.ko || exit 1; done")
 	s.says(t, "box", "ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up")
@@ -85,6 +79,18 @@ containers:
 			speed(median(m[0])), speed(median(m[1])), (median(m[2]) / pumpTurns).Round(10*time.Microsecond))
 	}
 	t.Logf("medians of 5 rounds\n%s", b.String())
+}
+
+// buildPump builds bench/pump for the machines.
+func buildPump(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pump")
+	build := exec.Command("go", "build", "-o", path, "../../bench/pump")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return path
 }
 
 // benchPort is the host's end of the virtio serial port, relative to the folder

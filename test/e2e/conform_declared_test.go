@@ -26,6 +26,7 @@ containers:
     dns: {nameservers: [10.0.0.1], domain: shop.internal, search: [shop.internal, internal], options: ["ndots:1"]}
     read_only: true
     hostname: named
+    interfaces: []
     writable_layer: {size: 64MiB}
     logging: {max_size: 64k, max_files: 2}
   two:
@@ -153,9 +154,10 @@ containers:
 		// No thread of it has more than the container, so that it may be looked at.
 		s.sh("plain", "cat /proc/1/task/*/status | grep ^CapEff | sort -u; echo said >/proc/1/fd/1").want(t, 0, "CapEff:\t00000000a80425fb\n")
 		p := s.sit(t, "attach", "shell")
-		p.types("tty; ps -o pid,comm | head -2 | tail -1; sleep 100\n")
+		p.types("tty; ps -o pid,comm | head -2 | tail -1; sh -c 'echo $((6*6)); exec sleep 100'\n")
 		p.sees("/dev/pts/0\r\n")
 		p.sees("vz")
+		p.sees("36\r\n") // from here on the terminal is that process's
 		p.types("\x03")
 		p.types("echo $((6*7))\n")
 		p.sees("42\r\n")

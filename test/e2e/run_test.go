@@ -79,8 +79,8 @@ containers:
 	p.types("tty; stty size; echo $TERM $((6*7))\n")
 	p.sees("/dev/pts/0\r\n")
 	p.sees("xterm 42\r\n")
-	p.types("echo $((6*6)); sleep 100\n")
-	p.sees("36\r\n") // before it is typed it would only clear the line
+	p.types("sh -c 'echo $((6*6)); exec sleep 100'\n")
+	p.sees("36\r\n") // from here on the terminal is that process's
 	p.types("\x03")
 	p.types("exit 9\n")
 	if got := p.status(); got != 9 {

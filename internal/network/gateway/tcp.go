@@ -65,7 +65,27 @@ func (g *Gateway) acceptTCP(r *tcp.ForwarderRequest) {
 func (g *Gateway) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, g.o.Limits.Dial)
 	defer cancel()
-	return g.o.Dial(ctx, network, to.String())
+	c, err := g.o.Dial(ctx, network, to.String())
+	if other, own := otherLoopback(to); err != nil && own && ctx.Err() == nil {
+		// The host's servers often listen at one of the two only, and who asks for
+		// the host by name has an address of each.
+		if c, oerr := g.o.Dial(ctx, network, other.String()); oerr == nil {
+			return c, nil
+		}
+	}
+	return c, err
+}
+
+// otherLoopback answers the host's other loopback address; own says that to is
+// one.
+func otherLoopback(to netip.AddrPort) (other netip.AddrPort, own bool) {
+	switch a := to.Addr(); {
+	case !a.IsLoopback():
+		return to, false
+	case a.Is4():
+		return netip.AddrPortFrom(netip.IPv6Loopback(), to.Port()), true
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port()), true
 }
 
 func probe(ep tcpip.Endpoint) {

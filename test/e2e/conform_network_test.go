@@ -1,0 +1,172 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Networks, names and ports: lines 34 to 37.
+func TestConformNetwork(t *testing.T) {
+	tcp, udp, taken := freePort(t), freePort(t), freePort(t)
+	s := scenario(t, fmt.Sprintf(`
+defaults: {image: busybox, cpus: 1, memory: 64MiB, stop_grace_period: 0s, command: [sleep, "36000"]}
+networks:
+  front: {subnet: [10.83.0.0/24, "fd83::/64"], mtu: 1400}
+  back: {subnet: 10.84.0.0/24, internal: true}
+containers:
+  placed:
+    interfaces:
+      - {network: front, address: 10.83.0.10/24, mac: "02:00:00:00:00:10", mtu: 1280, aliases: [shop, www]}
+      - {network: back, address: 10.84.0.10}
+    ports: ["%d:5000", "%d:5001/udp", "6000"]
+  near: {networks: [front]}
+  far: {networks: [back]}
+  alone: {interfaces: []}
+  two: {networks: [front], replicas: 2}
+`, tcp, udp))
+	s.must("up", "-d", "near", "far", "alone")
+	s.must("up", "-d")
+	behave(t, 34, "lo and eth0: addresses, routes, MTU and MAC as declared; interfaces: [] is lo only", func(t *testing.T) {
+		if got := s.says(t, "placed", "cat /sys/class/net/*/operstate | sort | uniq -c | tr -s ' '; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu /sys/class/net/eth1/mtu"); got != " 1 unknown\n 2 up\n02:00:00:00:00:10\n1280\n1280" {
+			t.Errorf("%q", got)
+		}
+		if got := s.says(t, "placed", "ip -o -4 addr show dev eth0 | awk '{print $4}'; ip -o -4 addr show dev eth1 | awk '{print $4}'; ip -o -6 addr show dev eth0 scope global | awk '{print $4}'"); got != "10.83.0.10/24\n10.84.0.10/24\nfd83::a53:a/64" {
+			t.Errorf("%q", got)
+		}
+		if got := s.says(t, "placed", "ip route | grep default"); strings.TrimSpace(got) != "default via 10.83.0.1 dev eth0" {
+			t.Errorf("%q", got)
+		}
+		if got := s.says(t, "far", "ip route | grep -c default || true"); got != "0" {
+			t.Errorf("an internal network has a way out: %s", s.says(t, "far", "ip route"))
+		}
+		s.sh("alone", "ls /sys/class/net; cat /sys/class/net/lo/operstate").want(t, 0, "lo\nunknown\n")
+	})
+	behave(t, 33, "hosts and resolv.conf of a container on networks", func(t *testing.T) {
+		s.sh("placed", "cat /etc/hosts /etc/resolv.conf").want(t, 0, "127.0.0.1\tlocalhost\n10.83.0.10\tplaced-1\nfd83::a53:a\tplaced-1\n10.84.0.10\tplaced-1\nnameserver 10.83.0.1\nnameserver 10.84.0.1\n")
+	})
+	behave(t, 35, "by name: container, alias, instance, replicas; from a container that was started earlier", func(t *testing.T) {
+		for _, name := range []string{"placed", "placed-1", "shop", "www", "WWW"} {
+			if got := s.says(t, "near", "nslookup "+name+" 10.83.0.1 | grep -A1 Name: | grep Address: | head -n 1"); got != "Address: 10.83.0.10" {
+				t.Errorf("%s is %q", name, got)
+			}
+			s.says(t, "near", "ping -c 1 -W 10 "+name)
+		}
+		if got := s.says(t, "near", "nslookup -type=aaaa placed | grep Address: | tail -n 1"); got != "Address: fd83::a53:a" {
+			t.Errorf("by IPv6 it is %q", got)
+		}
+		if got := s.says(t, "near", "nslookup two | grep -c 'Address: 10.83'"); got != "2" {
+			t.Errorf("%s replicas", got)
+		}
+		s.must("stop", "two-1")
+		if got := s.says(t, "near", "nslookup two | grep -c 'Address: 10.83'"); got != "1" {
+			t.Errorf("%s replicas when one is stopped", got)
+		}
+		s.says(t, "near", "! nslookup nobody.invalid")
+	})
+	behave(t, 36, "two networks do not see each other, and an internal one has no way out", func(t *testing.T) {
+		s.says(t, "far", "! nslookup near && ! ping -c 1 -W 1 10.83.0.1 && ping -c 1 -W 10 placed && ! nslookup host.vzcompose.internal")
+		s.says(t, "near", "! ping -c 1 -W 1 10.84.0.10")
+		web := serve(t, "the host")
+		get := func(from, to string) string { // busybox's wget, static as it is, falls over names with two addresses
+			return s.says(t, from, "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 10 "+to+" "+web+" | tail -n 1")
+		}
+		if got := get("near", "host.vzcompose.internal"); got != "the host" {
+			t.Errorf("the way to the host: %q", got)
+		}
+		for _, to := range []string{"10.84.0.1", "10.83.0.1"} {
+			if got := get("far", to); got != "" {
+				t.Errorf("from the internal network to %s: %q", to, got)
+			}
+		}
+	})
+	behave(t, 37, "published ports answer when up returns; one that is taken fails before anything starts, naming both", func(t *testing.T) {
+		s.ports(t, tcp, udp, taken)
+	})
+}
+
+// serve serves a text on the host's loopback, and answers the port.
+func serve(t *testing.T, text string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, text) })}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { _ = srv.Close() })
+	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
+}
+
+func (s *stack) ports(t *testing.T, tcp, udp, taken int) {
+	s.must("cp", buildPump(t), "placed:/pump")
+	for _, at := range []string{"tcp:5000", "udp:5001", "tcp:6000"} {
+		s.must("exec", "-d", "placed", "/pump", at)
+	}
+	for _, at := range []string{fmt.Sprint("127.0.0.1:", tcp), strings.TrimSpace(s.must("port", "placed", "6000").out)} {
+		c := await(t, "tcp", at)
+		if err := echo(c, 20); err != nil {
+			t.Errorf("%s: %v", at, err)
+		}
+		_ = c.Close()
+	}
+	if err := echoDatagrams(fmt.Sprint("127.0.0.1:", udp)); err != nil {
+		t.Errorf("udp: %v", err)
+	}
+	// It is there as soon as `up` comes back.
+	s.must("restart", "placed")
+	s.must("exec", "-d", "placed", "/pump", "tcp:5000")
+	c, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", tcp))
+	if err != nil {
+		t.Errorf("after a restart: %v", err)
+	} else {
+		_ = c.Close()
+	}
+	l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", taken))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	other := &stack{t: s.t, name: s.name + "-other", dir: filepath.Join(s.dir, "other")}
+	if err := os.Mkdir(other.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	other.write(fmt.Sprintf("containers: {web: {image: busybox, cpus: 1, memory: 64MiB, ports: [\"%d:80\", \"%d:81\"]}, db: {image: busybox, cpus: 1, memory: 64MiB}}\n", tcp, taken))
+	defer other.vz("down", "-t", "0")
+	r := other.vz("up", "-d")
+	contains(t, "up with ports that are taken", r.err, fmt.Sprintf("port %d/tcp of 127.0.0.1, which web-1 asks for, is taken by placed-1 of stack %s", tcp, s.name),
+		fmt.Sprintf("port %d/tcp of 127.0.0.1, which web-1 asks for, is taken by another program", taken))
+	if r.code != 1 || other.states() != "" {
+		t.Errorf("something was begun: %s\n%s", r, other.states())
+	}
+}
+
+// echoDatagrams talks to an echo server until an answer comes: datagrams may be
+// lost.
+func echoDatagrams(address string) error {
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	buf := make([]byte, 64)
+	for i := range 60 {
+		text := fmt.Sprint("datagram ", i)
+		if _, err := c.Write([]byte(text)); err != nil {
+			return err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		if n, err := c.Read(buf); err == nil && string(buf[:n]) == text {
+			return nil
+		}
+	}
+	return fmt.Errorf("no answer from %s", address)
+}
