@@ -186,6 +186,7 @@ func (a *app) removeOneOff(c *cli.Context, w *work, name string) error {
 	defer a.view.Close()
 	_, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
 		world.Instances = slices.DeleteFunc(world.Instances, func(i state.Instance) bool { return i.Name != name })
+		world.Networks = nil // others may be on them
 		return planner.Down(world, planner.DownOptions{}), nil
 	})
 	return err

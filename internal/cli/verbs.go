@@ -151,6 +151,7 @@ func (a *app) rm(c *cli.Context) error {
 			}
 			return false
 		})
+		world.Networks = nil // others may be on them
 		if len(left) > 0 {
 			a.view.Notef("%s left alone: it runs; --stop stops it first", strings.Join(left, ", "))
 		}
