@@ -61,3 +61,8 @@ if ! [ -x "$cache/bin/docker-registry" ]; then
   dpkg-deb --fsys-tarfile "$cache"/debs/docker-registry_*.deb | tar -x -C "$cache/bin" --strip-components=3 ./usr/bin/docker-registry
 fi
 "$(dirname "$0")/images/debian.sh" "$cache" redis redis-server redis-tools dash coreutils
+"$(dirname "$0")/images/debian.sh" "$cache" nginx nginx-light dash coreutils
+fetch hey
+if ! [ -x "$cache/bin/hey" ]; then
+  dpkg-deb --fsys-tarfile "$cache"/debs/hey_*.deb | tar -x -C "$cache/bin" --strip-components=3 ./usr/bin/hey
+fi

@@ -78,7 +78,11 @@ func files(c spec.Container, on []store.Interface, hostname string) (all []store
 	}{{"secret", c.Secrets}, {"config", c.Configs}} {
 		for i, g := range of.all {
 			f := store.File{Path: g.Origin.File, Env: g.Origin.Environment, Text: g.Origin.Content, Mode: g.Mode, UID: g.UID, GID: g.GID, What: of.what + " " + g.Source}
-			add(of.what+"-"+strconv.Itoa(i), g.Target, f, "ro", "nosuid", "nodev", "noexec")
+			options := []string{"ro", "nosuid", "nodev"}
+			if of.what == "secret" || g.Mode&0o111 == 0 { // a config may be a script
+				options = append(options, "noexec")
+			}
+			add(of.what+"-"+strconv.Itoa(i), g.Target, f, options...)
 		}
 	}
 	if len(c.Hosts) > 0 || len(on) > 0 {

@@ -43,7 +43,7 @@ func (m *setup) writeFiles() error {
 	// A page for each file and its directory entry, beside what they hold.
 	size := agentproto.MaxFiles + (len(m.want.Files)+16)*os.Getpagesize()
 	options := "mode=0700,size=" + strconv.Itoa(size)
-	if err := unix.Mount("tmpfs", filesDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+	if err := unix.Mount("tmpfs", filesDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mount memory for files: %w", err)
 	}
 	m.keep(filesDir)

@@ -21,7 +21,7 @@ containers:
     user: "1000:44"
     shm_size: 1m
     secrets: [token, {source: key, target: sub/key, uid: 1000, gid: 44, mode: "0400"}]
-    configs: [{source: site, target: /etc/site.conf}]
+    configs: [{source: site, target: /etc/site.conf}, {source: script, target: /run/script, mode: "0755"}]
     hosts: {"10.9.8.7": [legacy, legacy.shop.internal], "10.1.1.1": [first]}
     dns: {nameservers: [10.0.0.1], domain: shop.internal, search: [shop.internal, internal], options: ["ndots:1"]}
     read_only: true
@@ -43,7 +43,7 @@ containers:
       - {direction: into, source: ./in.sock, destination: /run/in.sock}
 volumes: {filled: {size: 64MiB}, bare: {size: 64MiB}}
 secrets: {token: {file: ./token}, key: {environment: VZ_TEST_KEY}}
-configs: {site: {content: "a = 1\n"}}
+configs: {site: {content: "a = 1\n"}, script: {content: "#!/bin/sh\necho it runs\n"}}
 `)
 	if err := os.WriteFile(filepath.Join(s.dir, "token"), []byte("secret text"), 0o600); err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ configs: {site: {content: "a = 1\n"}}
 		if r := s.sh("one", "echo x >>/run/secrets/sub/key"); r.code == 0 {
 			t.Errorf("it can be written to: %s", r)
 		}
-		s.sh("one", "cat /etc/site.conf").want(t, 0, "a = 1\n")
+		s.sh("one", "cat /etc/site.conf; /run/script; sh -c 'cp /bin/busybox /run/secrets/x' 2>&1").want(t, 1, "a = 1\nit runs\ncp: can't create '/run/secrets/x': Read-only file system\n")
 		for _, text := range []string{"secret text", "from the environment"} {
 			if where := grep(t, filepath.Join(shared.home, "stacks", s.name), text); where != "" {
 				t.Errorf("%q is in %s", text, where)

@@ -22,8 +22,8 @@ for deb in "$cache/debs-$name"/*.deb; do
 done
 mkdir -p "$work/root"/{proc,sys,dev,run,tmp,etc,data}
 chmod 1777 "$work/root/tmp"
-printf 'root:x:0:0:root:/root:/bin/sh\nredis:x:100:101::/var/lib/redis:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$work/root/etc/passwd"
-printf 'root:x:0:\nredis:x:101:\nnogroup:x:65534:\n' >"$work/root/etc/group"
+printf 'root:x:0:0:root:/root:/bin/sh\nredis:x:100:101::/var/lib/redis:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$work/root/etc/passwd"
+printf 'root:x:0:\nredis:x:101:\nwww-data:x:33:\nnogroup:x:65534:\n' >"$work/root/etc/group"
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -C "$work/root" -cf "$out.new" .
 mv "$out.new" "$out"
 rm -rf "$cache/debs-$name"
