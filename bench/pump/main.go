@@ -2,10 +2,13 @@
 // with its host: it serves one address, and does what each request asks.
 //
 //	pump unix:/run/pump.sock | tcp:5000 | udp:5000 | dev:/dev/vport1p1
+//	pump call HOST:PORT BYTES TURNS
 //
 // Datagrams are sent back as they are. On the others a request is a letter and a
 // number of bytes, u64, little-endian: S sends them, R receives them and answers
-// one byte, E echoes them one at a time.
+// one byte, E echoes them one at a time. The second form is a client over TCP: it
+// prints how many nanoseconds it took to send BYTES, to receive them, and to have
+// TURNS bytes echoed.
 package main
 
 import (
@@ -14,6 +17,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -21,11 +25,17 @@ import (
 const block = 64 << 10 // bytes of one write
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: pump unix:PATH | tcp:PORT | udp:PORT | dev:PATH")
+	var err error
+	switch {
+	case len(os.Args) == 5 && os.Args[1] == "call":
+		err = call(os.Args[2], os.Args[3], os.Args[4])
+	case len(os.Args) == 2:
+		err = run(os.Args[1])
+	default:
+		fmt.Fprintln(os.Stderr, "usage: pump unix:PATH | tcp:PORT | udp:PORT | dev:PATH, or pump call HOST:PORT BYTES TURNS")
 		os.Exit(2)
 	}
-	if err := run(os.Args[1]); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "pump:", err)
 		os.Exit(1)
 	}
@@ -68,6 +78,62 @@ func run(address string) error {
 			}
 		}()
 	}
+}
+
+// call measures a server.
+func call(address, size, turns string) error {
+	n, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return err
+	}
+	m, err := strconv.ParseInt(turns, 10, 64)
+	if err != nil {
+		return err
+	}
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	buf := make([]byte, block)
+	for _, one := range []struct {
+		what byte
+		n    int64
+	}{{'R', n}, {'S', n}, {'E', m}} {
+		began := time.Now()
+		if err := ask(c, one.what, one.n, buf); err != nil {
+			return err
+		}
+		fmt.Println(time.Since(began).Nanoseconds())
+	}
+	return nil
+}
+
+// ask is the client's side of a request.
+func ask(c net.Conn, what byte, n int64, buf []byte) error {
+	if _, err := c.Write(binary.LittleEndian.AppendUint64([]byte{what}, uint64(n))); err != nil {
+		return err
+	}
+	switch what {
+	case 'R':
+		if err := do(c, 'S', n, buf); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(c, buf[:1])
+		return err
+	case 'S':
+		_, err := io.CopyN(io.Discard, c, n)
+		return err
+	}
+	for ; n > 0; n-- {
+		if _, err := c.Write(buf[:1]); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(c, buf[:1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // echo sends datagrams back.

@@ -79,7 +79,7 @@ func rooms() map[string]row {
 		"internal/settings": {imports: []string{"spec", "internal/errs"}},
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
-			"internal/logs", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store",
+			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
 			"internal/undo", "internal/volume"}},
 
 		// the user

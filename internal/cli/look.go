@@ -155,14 +155,18 @@ func (a *app) stats(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		t := table{header: []string{"NAME", "CPUS", "MEMORY", "LIMIT", "PROCESSES", "READ", "WRITTEN", "LAYER", "OOM"}}
+		t := table{header: []string{"NAME", "CPUS", "MEMORY", "LIMIT", "PROCESSES", "READ", "WRITTEN", "RECEIVED", "SENT", "LAYER", "OOM"}}
 		for _, i := range who {
 			s := instanceStats{Instance: i.Name, Stats: now[i.Name]}
 			if was, ok := before[i.Name]; ok && s.At.After(was.At) {
 				s.CPUs = float64(s.CPU-was.CPU) / float64(s.At.Sub(was.At))
 			}
+			var received, sent uint64
+			for _, n := range s.Networks {
+				received, sent = received+n.Received, sent+n.Sent
+			}
 			t.add(s, i.Name, i.Name, fmt.Sprintf("%.2f", s.CPUs), ui.Bytes(int64(s.Memory)), ui.Bytes(int64(s.MemoryLimit)), fmt.Sprint(s.Processes),
-				ui.Bytes(int64(s.BlockRead)), ui.Bytes(int64(s.BlockWritten)), ui.Bytes(int64(s.WritableUsed)), fmt.Sprint(s.OOMKills))
+				ui.Bytes(int64(s.BlockRead)), ui.Bytes(int64(s.BlockWritten)), ui.Bytes(int64(received)), ui.Bytes(int64(sent)), ui.Bytes(int64(s.WritableUsed)), fmt.Sprint(s.OOMKills))
 		}
 		if err := a.show(c, t); err != nil || c.Bool("no-stream") {
 			return err

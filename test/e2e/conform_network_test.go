@@ -86,6 +86,13 @@ containers:
 			}
 		}
 	})
+	behave(t, 46, "what goes over networks is counted", func(t *testing.T) {
+		contains(t, "network ls", s.must("network", "ls").out, "back", "10.84.0.0/24", "front", "10.83.0.0/24, fd83::/64")
+		contains(t, "network inspect", s.must("network", "inspect", "front").out, `"instance": "placed-1"`, `"address": "10.83.0.10"`, `"sent_frames"`)
+		if got := s.must("stats", "--no-stream", "--format", "{{range .Networks}}{{if .Received}}{{.Name}} {{end}}{{end}}", "placed").out; !strings.Contains(got, "eth0 ") {
+			t.Errorf("stats: %q", got)
+		}
+	})
 	behave(t, 37, "published ports answer when up returns; one that is taken fails before anything starts, naming both", func(t *testing.T) {
 		s.ports(t, tcp, udp, taken)
 	})

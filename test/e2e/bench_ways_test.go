@@ -21,64 +21,97 @@ const (
 	pumpTurns = 300
 )
 
-// What a relay carries, beside QEMU's own ways into the same machine, in one
-// run: a virtio serial port, and its user network with a forwarded port.
-func TestBenchRelay(t *testing.T) {
+// way is one of those by which a server in a machine is reached. network and host
+// are where the host dials; "": another machine does, by name.
+type way struct{ name, at, network, host string }
+
+// What leads into a machine and between two, in one run: a relay of a socket, a
+// published port, the network of the stack, and QEMU's own ways into the same
+// machine, a virtio serial port and its user network with a forwarded port.
+func TestBenchWays(t *testing.T) {
 	if os.Getenv("VZCOMPOSE_BENCH") == "" {
 		t.Skip("VZCOMPOSE_BENCH is not set")
 	}
 	if runtime.GOARCH != "amd64" {
 		t.Skip("the devices beside ours are written for amd64")
 	}
-	port := freePort(t)
-	t.Setenv("VZCOMPOSE_QEMU", besides(t, port))
-	s := scenario(t, `
+	forwarded, published := freePort(t), freePort(t)
+	t.Setenv("VZCOMPOSE_QEMU", besides(t, forwarded))
+	s := scenario(t, fmt.Sprintf(`
+defaults: {image: busybox, cpus: 1, memory: 128MiB, command: [sleep, "36000"], stop_grace_period: 0s}
+networks: {small: {subnet: 10.86.0.0/24}, large: {subnet: 10.87.0.0/24, mtu: 65000}}
 containers:
   box:
-    image: busybox
-    cpus: 1
-    memory: 128MiB
     privileged: true
-    command: [sleep, "36000"]
-    stop_grace_period: 0s
     sockets: [{direction: out_of, source: /run/pump.sock, destination: ./pump.sock}]
-`)
+    networks: [small]
+    ports: ["%d:5000"]
+  wide: {networks: [large]}
+  peer: {networks: [small, large]}
+`, published))
+	s.must("up", "-d", "--cold", "box")
+	t.Setenv("VZCOMPOSE_QEMU", filepath.Join(shared.cache, "qemu-counted"))
 	s.must("up", "-d", "--cold")
-	s.must("cp", buildPump(t), "box:/pump")
-	s.must("cp", netModules(t), "box:/ko")
-	s.says(t, "box", "for m in failover net_failover virtio_net; do insmod /ko/$m.ko || exit 1; done")
-	s.says(t, "box", "ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up")
-	s.says(t, "box", "p=$(grep -l bench /sys/class/virtio-ports/*/name); mknod /vport c $(tr : ' ' <${p%name}dev)")
-	ways := []struct{ name, at, network, host string }{
-		{"relay of a socket", "unix:/run/pump.sock", "unix", filepath.Join(s.dir, "pump.sock")},
-		{"virtio serial port", "dev:/vport", "unix", benchPort},
-		{"user network, hostfwd", "tcp:5000", "tcp", fmt.Sprint("127.0.0.1:", port)},
+	pump := buildPump(t)
+	s.must("cp", pump, "box:/pump")
+	for _, c := range []string{"peer", "wide"} {
+		s.must("cp", pump, c+":/pump")
 	}
-	for _, w := range ways {
-		s.must("exec", "-d", "box", "/pump", w.at)
+	s.must("exec", "-d", "wide", "/pump", "tcp:5000")
+	s.says(t, "box", "i=$(grep -l 52:54:00 /sys/class/net/*/address); i=${i%/address}; i=${i##*/}; ip addr add 10.0.2.15/24 dev $i && ip link set $i up")
+	s.says(t, "box", "p=$(grep -l bench /sys/class/virtio-ports/*/name); mknod /vport c $(tr : ' ' <${p%name}dev)")
+	for _, at := range []string{"unix:/run/pump.sock", "dev:/vport", "tcp:5000"} {
+		s.must("exec", "-d", "box", "/pump", at)
 	}
 	s.eventually("all of them serve", func() bool { return s.sh("box", "test $(pidof pump | wc -w) = 3").code == 0 })
+	s.benchWays(t, []way{
+		{"relay of a socket", "", "unix", filepath.Join(s.dir, "pump.sock")},
+		{"published port", "", "tcp", fmt.Sprint("127.0.0.1:", published)},
+		{"virtio serial port", "", "unix", benchPort},
+		{"user network, hostfwd", "", "tcp", fmt.Sprint("127.0.0.1:", forwarded)},
+		{"machine to machine, MTU 1280", "box:5000", "", ""},
+		{"machine to machine, MTU 65000", "wide:5000", "", ""},
+	})
+}
+
+// benchWays measures each way in turns.
+func (s *stack) benchWays(t *testing.T, ways []way) {
 	took := map[string]*[3][]time.Duration{}
 	for range 5 {
 		for _, w := range ways {
 			if took[w.name] == nil {
 				took[w.name] = &[3][]time.Duration{}
 			}
-			c := await(t, w.network, w.host)
-			for i, ask := range []byte("RSE") {
-				took[w.name][i] = append(took[w.name][i], timed(func() { request(t, c, ask) }))
+			for i, d := range s.once(t, w) {
+				took[w.name][i] = append(took[w.name][i], d)
 			}
-			_ = c.Close()
 		}
 	}
 	var b strings.Builder
 	speed := func(d time.Duration) string { return fmt.Sprintf("%5.0f MB/s", pumpSize/1e6/d.Seconds()) }
 	for _, w := range ways {
 		m := took[w.name]
-		fmt.Fprintf(&b, "%-24s host to guest %s, guest to host %s, one byte and back %s\n", w.name,
+		fmt.Fprintf(&b, "%-30s in %s, out %s, one byte and back %s\n", w.name,
 			speed(median(m[0])), speed(median(m[1])), (median(m[2]) / pumpTurns).Round(10*time.Microsecond))
 	}
-	t.Logf("medians of 5 rounds\n%s", b.String())
+	t.Logf("medians of 5 rounds, %d MB each\n%s", pumpSize/1000000, b.String())
+}
+
+// once measures one way: in, out, and one byte and back.
+func (s *stack) once(t *testing.T, w way) (took [3]time.Duration) {
+	if w.network != "" {
+		c := await(t, w.network, w.host)
+		defer c.Close()
+		for i, ask := range []byte("RSE") {
+			took[i] = timed(func() { request(t, c, ask) })
+		}
+		return took
+	}
+	out := s.must("exec", "peer", "/pump", "call", w.at, fmt.Sprint(pumpSize), fmt.Sprint(pumpTurns)).out
+	if _, err := fmt.Sscan(out, &took[0], &took[1], &took[2]); err != nil {
+		t.Fatalf("%q: %v", out, err)
+	}
+	return took
 }
 
 // buildPump builds bench/pump for the machines.
@@ -122,23 +155,6 @@ exec qemu-system-x86_64 "$@" -chardev socket,id=bench,path=%s,server=on,wait=off
 		t.Fatal(err)
 	}
 	return path
-}
-
-// netModules are the drivers of the network card, from the kernel's package.
-func netModules(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.Command("sh", "-c", `dpkg-deb --fsys-tarfile "$0" | tar -x -C "$1" --wildcards '*/net/virtio_net.ko' '*/net/net_failover.ko' '*/core/failover.ko' && find "$1" -name '*.ko' -exec mv {} "$1" \;`,
-		filepath.Join(shared.cache, "kernel.deb"), dir)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	for _, e := range must(os.ReadDir(dir)) {
-		if e.IsDir() {
-			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
-		}
-	}
-	return dir
 }
 
 // await dials until somebody answers an echo.
