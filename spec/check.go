@@ -138,6 +138,7 @@ func (c *checker) check() {
 	c.networks(containers)
 	c.hostPorts(containers)
 	c.volumes(containers)
+	c.binds(containers)
 	c.cycles()
 }
 

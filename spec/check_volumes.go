@@ -1,6 +1,12 @@
 package spec
 
-import "github.com/vzcompose/vzcompose/internal/diag"
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/vzcompose/vzcompose/internal/diag"
+)
 
 // use is one mount of a volume.
 type use struct {
@@ -68,6 +74,36 @@ func (c *checker) shared(volume string, uses []use) {
 		if u.container != first.container {
 			c.w.error(u.mount.child("source"), u.at, why, "volume %q is already in container %q (line %d)",
 				volume, first.container, first.mount.child("source").line)
+		}
+	}
+}
+
+// binds checks that what is bound of the host is there.
+func (c *checker) binds(containers *node) {
+	for _, e := range containers.entries {
+		name := e.key.text
+		n := e.value.child("mounts")
+		if n == nil || n.kind != listNode || !c.w.spend(n, n) {
+			continue
+		}
+		at := c.at(name).key("mounts")
+		read, _ := byDestination(c.file.containers[name].Mounts)
+		for i, m := range longMounts(c.w, n, at).items {
+			mount, ok := read[destinationOf(c.w, m, at.item(i))]
+			if !ok || mount.Type != "bind" && mount.Type != "block" {
+				continue
+			}
+			source, where := m.child("source"), at.item(i)
+			switch info, err := os.Stat(mount.Source); {
+			case errors.Is(err, fs.ErrNotExist):
+				c.w.error(source, where, "", "%s does not exist", quote(source.text))
+			case err != nil:
+				c.w.error(source, where, "", "%s: %s", quote(source.text), reason(err))
+			case mount.Type == "bind" && !info.IsDir() && !info.Mode().IsRegular():
+				c.w.error(source, where, "a socket is shared with sockets:", "%s is neither a folder nor a file", quote(source.text))
+			case mount.Type == "block" && info.IsDir():
+				c.w.error(source, where, "", "%s is a folder, not a disk", quote(source.text))
+			}
 		}
 	}
 }

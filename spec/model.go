@@ -105,10 +105,10 @@ type RootFS struct {
 
 // Mount is one entry of mounts, in the order of the file.
 type Mount struct {
-	// Type is "volume", "tmpfs", or a filesystem type of the guest's kernel as
+	// Type is "bind", "volume", "tmpfs", "block", or a filesystem type of the guest's kernel as
 	// in the OCI runtime-spec ("proc", "sysfs", ...).
 	Type        string   `json:"type"`
-	Source      string   `json:"source,omitempty"` // the volume's name for "volume"
+	Source      string   `json:"source,omitempty"` // the volume's name for "volume"; absolute for "bind" and "block"
 	Destination string   `json:"destination"`      // absolute, clean
 	Options     []string `json:"options,omitempty"`
 }

@@ -13,25 +13,16 @@ import (
 // filesystems are the types of mounts that the guest's kernel may know; others
 // pass too, unless they look like one of these misspelled.
 var filesystems = []string{
-	"volume", "tmpfs", "proc", "sysfs", "mqueue", "devpts", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs",
+	"bind", "volume", "tmpfs", "block", "proc", "sysfs", "mqueue", "devpts", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs",
 	"securityfs", "bpf", "fusectl", "hugetlbfs", "ramfs", "configfs", "overlay", "binfmt_misc", "efivarfs", "pstore",
 	"ext4", "erofs", "squashfs", "9p", "virtiofs", "nfs", "nfs4", "cifs", "none",
 }
 
 var filesystemText = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,31}$`)
 
-// laterMounts are the types of a later version.
-var laterMounts = map[string]string{
-	"bind":  "a container cannot see files of the host yet",
-	"block": "a container cannot be given disks of the host yet",
-}
-
 func mountType() kind[string] {
-	schema := schemaDoc{"pattern": filesystemText.String(), "not": schemaDoc{"enum": []any{"bind", "block"}}, "examples": []any{"volume", "tmpfs"}}
+	schema := schemaDoc{"pattern": filesystemText.String(), "examples": []any{"bind", "volume", "tmpfs", "block"}}
 	return word(schema, func(text string) (string, error) {
-		if why := laterMounts[text]; why != "" {
-			return "", fmt.Errorf("type %q is reserved for a later version: %s", text, why)
-		}
 		for _, known := range filesystems {
 			if text == known {
 				return text, nil
@@ -119,24 +110,26 @@ func longMount(w *walker, n *node, at *trail) *node {
 		return out
 	}
 	parts := strings.SplitN(n.text, ":", 3)
-	source := parts[0]
+	source, kind := parts[0], "volume"
 	switch {
+	case len(parts) > 1 && source != "" && strings.ContainsAny(source[:1], "/~."):
+		kind = "bind"
 	case strings.HasPrefix(source, "/") && len(parts) == 1:
 		w.error(n, at, "name a volume: cache:"+source, "a volume without a name is reserved for a later version")
 		return out
 	case strings.ContainsAny(source, "/~.") || source == "":
+		hint := ""
 		if len(parts) > 1 && source != "" {
-			w.error(n.at(0, source), at, "", "a bind of %s is reserved for a later version: %s", quote(source), laterMounts["bind"])
-		} else {
-			w.error(n, at, "", "%s is not source:destination", quote(n.text))
+			hint = "write ./" + n.text + " for a folder of the host"
 		}
+		w.error(n, at, hint, "%s is not source:destination", quote(n.text))
 		return out
 	case len(parts) == 1:
 		w.error(n, at, "write source:destination", "%s has no destination", quote(n.text))
 		return out
 	}
 	out.broken = false
-	out.add(n.place, "type", &node{place: n.place, text: "volume", quoted: true})
+	out.add(n.place, "type", &node{place: n.place, text: kind, quoted: true})
 	out.add(n.place, "source", n.at(0, source))
 	out.add(n.place, "destination", n.at(len(source)+1, parts[1]))
 	if len(parts) == 3 {
@@ -165,6 +158,9 @@ var flags = []string{
 	"defaults", "silent", "loud", "mand", "nomand", "iversion", "noiversion",
 }
 
+// bindHints are options of other engines that mean nothing here.
+var bindHints = []string{"z", "Z", "cached", "delegated", "consistent", "bind", "rbind"}
+
 // tmpfsValues are the options of tmpfs that have a value (tmpfs(5)).
 var tmpfsValues = []string{"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge", "mpol"}
 
@@ -177,12 +173,20 @@ func finishMount(w *walker, n *node, at *trail, m *Mount) bool {
 	case m.Type == "volume" && !n.said("source"):
 		w.error(n, at, "give it a source: the name of a volume of the stack", "a volume without a name is reserved for a later version")
 		return false
+	case (m.Type == "bind" || m.Type == "block") && m.Source == "":
+		w.error(n, at, "", "%q is missing: what of the host it is", "source")
+		return false
+	case m.Type == "bind", m.Type == "block":
+		m.Source = w.path(m.Source)
 	case m.Type == "tmpfs":
 		m.Source = "" // the kernel looks at none
 	case m.Type != "volume":
 		return true
 	}
 	ok := true
+	if m.Type == "bind" {
+		m.Options = slices.DeleteFunc(m.Options, func(o string) bool { return slices.Contains(bindHints, o) })
+	}
 	for i, option := range m.Options {
 		o, err := mountOption(m.Type, option)
 		if m.Options[i] = o; err != nil {

@@ -168,7 +168,8 @@ func checkOutput(s *source) (bad []string) {
 			}
 		})
 		for _, im := range f.imports() {
-			if im == "log" {
+			// A share gives its library a logger that says nothing.
+			if im == "log" && f.pkg != "vmm/qemu/share" {
 				report(f.ast.Package, "package log, whose default is stderr")
 			}
 		}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -148,6 +150,18 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
+		if m.Type == "bind" && ids[shareKey(m)] == "" {
+			h, err := shareOf(m, len(rec.Shares))
+			if err != nil {
+				return rec, err
+			}
+			ids[shareKey(m)] = h.ID
+			rec.Shares = append(rec.Shares, h)
+		}
+		if m.Type == "block" && ids[m.Source] == "" {
+			ids[m.Source] = diskID(len(rec.Volumes))
+			rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: m.Source, ReadOnly: m.ReadOnly(), Type: "auto"})
+		}
 		if m.Type != "volume" {
 			continue
 		}
@@ -157,7 +171,7 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 			rec.Volumes[i].CopyUp = first(rec.Volumes[i].CopyUp, copyUp(m))
 			continue
 		}
-		ids[m.Source] = diskID(len(ids))
+		ids[m.Source] = diskID(len(rec.Volumes))
 		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)})
 	}
 	var given []specs.Mount
@@ -174,6 +188,32 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 	}
 	rec.Spec, err = spec.EncodeContainer(c)
 	return rec, err
+}
+
+// shareKey tells apart what is shared: one folder that may be written to is
+// another share where it may only be read.
+func shareKey(m spec.Mount) string {
+	if m.ReadOnly() {
+		return "read " + m.Source
+	}
+	return "write " + m.Source
+}
+
+// shareOf is the n'th share of an instance.
+func shareOf(m spec.Mount, n int) (store.Share, error) {
+	fi, err := os.Stat(m.Source)
+	if err != nil {
+		return store.Share{}, fmt.Errorf("bind %s: %w", m.Source, err)
+	}
+	h := store.Share{ID: "share" + strconv.Itoa(n), Path: m.Source, ReadOnly: m.ReadOnly()}
+	if !fi.IsDir() {
+		path, err := filepath.EvalSymlinks(m.Source)
+		if err != nil {
+			return h, fmt.Errorf("bind %s: %w", m.Source, err)
+		}
+		h.Path, h.File = path, filepath.Base(path)
+	}
+	return h, nil
 }
 
 // root finds the read-only root disk, and what its image says.

@@ -168,6 +168,12 @@ func mount(m spec.Mount, volumes map[string]string) specs.Mount {
 	case "volume":
 		out.Type, out.Source = "bind", agentproto.VolumeScheme+volumes[m.Source]
 		out.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "nocopy" })...)
+	case "block":
+		out.Type, out.Source = "bind", agentproto.VolumeScheme+volumes[m.Source]
+		out.Options = append([]string{"rbind"}, m.Options...)
+	case "bind":
+		out.Source = agentproto.ShareScheme + volumes[shareKey(m)]
+		out.Options = append([]string{"rbind"}, m.Options...)
 	case "tmpfs":
 		out.Source = "tmpfs"
 		out.Options = append([]string{"nosuid", "nodev"}, m.Options...)

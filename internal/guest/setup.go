@@ -91,6 +91,9 @@ func checkSetup(s agentproto.Setup) error {
 	for _, v := range s.Volumes {
 		disks = append(disks, v.ID)
 	}
+	if err := checkShares(s.Shares); err != nil {
+		return err
+	}
 	for _, d := range disks {
 		if checkID(d) != nil || len(d) > maxSerial || seen[d] {
 			return errs.New(errs.InvalidArgument, "disk ID %q is no ID or there twice", cutName(d))
@@ -98,8 +101,6 @@ func checkSetup(s agentproto.Setup) error {
 		seen[d] = true
 	}
 	switch {
-	case len(s.Shares) > 0:
-		return errs.New(errs.Unsupported, "this agent mounts no shares")
 	case len(s.Volumes) > maxVolumes:
 		return errs.New(errs.InvalidArgument, "%d volumes", len(s.Volumes))
 	case len(s.Hostname) > 64 || !sound(s.Hostname):
@@ -175,6 +176,9 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 		g.Go(func() error { return m.phase("volume "+v.ID, func() error { return m.mountVolume(ctx, v) }) })
 	}
 	g.Go(func() error { return m.phase("interfaces", func() error { return m.bringUp(ctx) }) })
+	if len(m.want.Shares) > 0 {
+		g.Go(func() error { return m.phase("shares", func() error { return m.mountShares(ctx) }) })
+	}
 	if len(m.want.Files) > 0 {
 		g.Go(func() error { return m.phase("files", m.writeFiles) })
 	}

@@ -48,6 +48,9 @@ func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 			return err
 		}
 	}
+	if len(cfg.Shares) > 0 { // its RAM is its own alone
+		return errs.New(errs.FailedPrecondition, "a machine that waits can have no shares")
+	}
 	return m.addCards(ctx, cfg.Cards)
 }
 

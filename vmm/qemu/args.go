@@ -21,7 +21,7 @@ const (
 )
 
 // rootPorts is how many devices may be plugged into a running machine.
-const rootPorts = 4
+const rootPorts = 8
 
 // What of the bus is where. A template's devices must be in the same places in
 // those restored from it.
@@ -100,10 +100,10 @@ func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 // with all the others.
 func memory(cfg *vmm.Config, b birth) map[string]any {
 	m := map[string]any{"qom-type": "memory-backend-ram", "id": "ram", "size": cfg.Memory}
-	if b != asBooted {
+	if b != asBooted || len(cfg.Shares) > 0 {
 		m["qom-type"] = "memory-backend-file"
 		m["mem-path"] = fmt.Sprintf("/proc/self/fd/%d", fdRAM)
-		m["share"] = b == asTemplate
+		m["share"] = b == asTemplate || len(cfg.Shares) > 0 // with who serves the shares
 	}
 	return m
 }

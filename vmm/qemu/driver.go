@@ -112,11 +112,11 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	} else {
 		m, err = p.bootWarm(ctx, cfg, t)
 	}
-	if err == nil && cfg.Cards > len(m.cards) {
-		if err = m.addCards(ctx, cfg.Cards); err != nil {
+	if err == nil && (cfg.Cards > len(m.cards) || len(cfg.Shares) > 0) {
+		if err = errors.Join(m.addCards(ctx, cfg.Cards), m.addShares(ctx, cfg.Shares)); err != nil {
 			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
 		}
-		t.lap("cards plugged in")
+		t.lap("cards and shares plugged in")
 	}
 	if err != nil { // not m: an interface with a nil machine in it is not nil
 		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
@@ -146,7 +146,15 @@ func (d *Driver) plant() (*plant, error) {
 
 // boot makes a machine that boots its kernel.
 func (p *plant) boot(ctx context.Context, cfg *vmm.Config, t *tracer) (*machine, error) {
-	m, err := p.launch(ctx, cfg, asBooted, nil)
+	var ram *os.File
+	if len(cfg.Shares) > 0 {
+		var err error
+		if ram, err = sealedRAM(cfg.Memory); err != nil {
+			return nil, err
+		}
+		defer func() { _ = ram.Close() }() // QEMU has its own
+	}
+	m, err := p.launch(ctx, cfg, asBooted, ram)
 	if err != nil {
 		return nil, err
 	}

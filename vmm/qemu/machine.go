@@ -42,11 +42,14 @@ type machine struct {
 	killed   bool             // we ended it
 	shutdown string           // QMP's reason for the end: "guest-shutdown", "guest-reset", ...
 	proc     *os.Process
-	ports    [rootPorts]string        // the disk or card in each
-	cards    []*os.File               // the host's ends; closed when the machine is gone
-	waiting  map[string]chan struct{} // for the guest to let go of a device
+	ports    [rootPorts]string // the disk or card in each
+	cards    []*os.File        // the host's ends; closed when the machine is gone
 
-	migrated chan string // gets the last status of a migration
+	shareErrs []error                  // why shares are no longer served
+	waiting   map[string]chan struct{} // for the guest to let go of a device
+
+	migrated chan string    // gets the last status of a migration
+	shares   sync.WaitGroup // those that are served; they end with QEMU
 }
 
 var (
@@ -80,6 +83,7 @@ func (m *machine) start(path string, args []string, ends []*os.File, ram *os.Fil
 		m.con.close()
 		m.err = err
 		m.closeCards()
+		m.shares.Wait()
 		select { // the monitor, if there ever was one, has lost its peer
 		case <-m.monitored:
 			m.qmp.close()
@@ -193,6 +197,11 @@ func (m *machine) Trace() vmm.Trace {
 	t := m.trace
 	if err := m.con.error(); err != nil {
 		t.Notes = append(slices.Clone(t.Notes), fmt.Sprintf("the console is lost from here on: %v", err))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, err := range m.shareErrs {
+		t.Notes = append(slices.Clone(t.Notes), fmt.Sprintf("a share is lost from here on: %v", err))
 	}
 	return t
 }

@@ -214,7 +214,14 @@ func (p *plant) restore(ctx context.Context, cfg *vmm.Config, tpl *template, t *
 	}()
 	checked := make(chan error, 1)
 	go func() { checked <- tpl.checkRAM() }() // while QEMU starts
-	m, err := p.launch(ctx, cfg, asRestored, tpl.f)
+	ram := tpl.f
+	if len(cfg.Shares) > 0 {
+		if ram, err = tpl.copyRAM(); err != nil {
+			return nil, errors.Join(err, <-checked)
+		}
+		defer func() { _ = ram.Close() }() // QEMU has its own
+	}
+	m, err := p.launch(ctx, cfg, asRestored, ram)
 	bad := <-checked
 	if err != nil { // of the console, a disk, QEMU: not of the template but where it says so itself
 		return nil, errors.Join(err, bad)

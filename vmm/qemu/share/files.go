@@ -1,0 +1,298 @@
+//go:build linux
+
+package share
+
+import (
+	"os"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// openFlags are those that the guest may give. Where to write it says itself.
+const openFlags = unix.O_ACCMODE | unix.O_TRUNC | unix.O_SYNC | unix.O_DSYNC
+
+// GetAttr answers the attributes of a file.
+func (fs *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n, done, code := fs.use(in.NodeId)
+	if !code.Ok() {
+		return code
+	}
+	defer done()
+	return fs.tell(n, out)
+}
+
+func (fs *FS) tell(n *node, out *fuse.AttrOut) fuse.Status {
+	var st unix.Stat_t
+	if err := unix.Fstat(n.fd, &st); err != nil {
+		return fuse.ToStatus(err)
+	}
+	out.SetTimeout(validity)
+	fs.attributes(&st, &out.Attr)
+	return fuse.OK
+}
+
+// SetAttr changes attributes.
+func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if fs.readOnly {
+		return fuse.EROFS
+	}
+	n, done, code := fs.use(in.NodeId)
+	if !code.Ok() {
+		return code
+	}
+	defer done()
+	if fs.only != "" && n.id == fuse.FUSE_ROOT_ID { // its folder is not shared
+		return fuse.EPERM
+	}
+	if err := fs.set(n, in); err != nil {
+		return fuse.ToStatus(err)
+	}
+	return fs.tell(n, out)
+}
+
+func (fs *FS) set(n *node, in *fuse.SetAttrIn) error {
+	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 && !fs.squash {
+		uid, gid := -1, -1
+		if in.Valid&fuse.FATTR_UID != 0 {
+			uid = int(in.Uid)
+		}
+		if in.Valid&fuse.FATTR_GID != 0 {
+			gid = int(in.Gid)
+		}
+		if err := unix.Fchownat(n.fd, "", uid, gid, unix.AT_EMPTY_PATH); err != nil {
+			return err
+		}
+	}
+	if in.Valid&fuse.FATTR_MODE != 0 {
+		if n.kind == unix.S_IFLNK {
+			return unix.EOPNOTSUPP
+		}
+		if err := unix.Chmod(again(n.fd), in.Mode&modeBits); err != nil {
+			return err
+		}
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		if err := truncate(n, in.Size); err != nil {
+			return err
+		}
+	}
+	return setTimes(n, in)
+}
+
+func truncate(n *node, size uint64) error {
+	if n.kind != unix.S_IFREG || size > 1<<62 {
+		return unix.EINVAL
+	}
+	fd, err := unix.Open(again(n.fd), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }() // nothing was written
+	return unix.Ftruncate(fd, int64(size))
+}
+
+func setTimes(n *node, in *fuse.SetAttrIn) error {
+	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) == 0 || n.kind == unix.S_IFLNK {
+		return nil // a link's times nobody misses
+	}
+	one := func(set, now uint32, sec uint64, nsec uint32) unix.Timespec {
+		switch {
+		case in.Valid&now != 0:
+			return unix.Timespec{Nsec: unix.UTIME_NOW}
+		case in.Valid&set != 0:
+			return unix.Timespec{Sec: int64(sec), Nsec: int64(min(nsec, 999999999))}
+		}
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	}
+	times := []unix.Timespec{one(fuse.FATTR_ATIME, fuse.FATTR_ATIME_NOW, in.Atime, in.Atimensec),
+		one(fuse.FATTR_MTIME, fuse.FATTR_MTIME_NOW, in.Mtime, in.Mtimensec)}
+	return unix.UtimesNanoAt(unix.AT_FDCWD, again(n.fd), times, 0)
+}
+
+// open opens a regular file of the share anew.
+func (fs *FS) open(n *node, flags uint32) (*os.File, fuse.Status) {
+	if n.kind != unix.S_IFREG {
+		return nil, fuse.Status(unix.EOPNOTSUPP)
+	}
+	if fs.readOnly && (flags&unix.O_ACCMODE != unix.O_RDONLY || flags&unix.O_TRUNC != 0) {
+		return nil, fuse.EROFS
+	}
+	fd, err := unix.Open(again(n.fd), int(flags&openFlags)|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fuse.ToStatus(err)
+	}
+	return os.NewFile(uintptr(fd), "file"), fuse.OK
+}
+
+// keep gives an open file a number.
+func (fs *FS) keep(h *handle) (uint64, fuse.Status) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed || len(fs.handles) >= maxHandles {
+		_ = h.f.Close() // nothing was written
+		return 0, fuse.Status(unix.ENFILE)
+	}
+	fs.nextFH++
+	fs.handles[fs.nextFH] = h
+	return fs.nextFH, fuse.OK
+}
+
+func (fs *FS) handle(fh uint64, dir bool) (*handle, fuse.Status) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	h := fs.handles[fh]
+	if h == nil || h.dir != dir {
+		return nil, fuse.EBADF
+	}
+	return h, fuse.OK
+}
+
+func (fs *FS) release(fh uint64) {
+	fs.mu.Lock()
+	h := fs.handles[fh]
+	delete(fs.handles, fh)
+	fs.mu.Unlock()
+	if h != nil {
+		_ = h.f.Close() // what a flush or a sync had to tell they told
+	}
+}
+
+// Open opens a file.
+func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	n, done, code := fs.use(in.NodeId)
+	if !code.Ok() {
+		return code
+	}
+	defer done()
+	f, code := fs.open(n, in.Flags)
+	if !code.Ok() {
+		return code
+	}
+	out.Fh, code = fs.keep(&handle{f: f, node: n.id})
+	return code
+}
+
+// Create makes a file and opens it. One that is there is opened as it is.
+func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	dir, done, code := fs.useDir(in.NodeId)
+	if !code.Ok() {
+		return code
+	}
+	defer done()
+	if code := fs.changeable(dir, name); !code.Ok() {
+		return code
+	}
+	fd, err := openBeneath(dir.fd, name, int(in.Flags&openFlags)|unix.O_CREAT|unix.O_EXCL, in.Mode&modeBits)
+	switch {
+	case err == nil:
+		f := os.NewFile(uintptr(fd), "file")
+		if !fs.squash {
+			err = unix.Fchown(fd, int(in.Uid), int(in.Gid))
+		}
+		if err == nil {
+			code = fs.lookup(dir, name, &out.EntryOut)
+		}
+		if err != nil || !code.Ok() {
+			_ = f.Close() // nothing was written
+			if err != nil {
+				code = fuse.ToStatus(err)
+			}
+			return code
+		}
+		out.Fh, code = fs.keep(&handle{f: f, node: out.NodeId})
+		return code
+	case err != unix.EEXIST || in.Flags&unix.O_EXCL != 0:
+		return fuse.ToStatus(err)
+	}
+	if code := fs.lookup(dir, name, &out.EntryOut); !code.Ok() {
+		return code
+	}
+	return fs.Open(nil, &fuse.OpenIn{InHeader: fuse.InHeader{NodeId: out.NodeId}, Flags: in.Flags}, &out.OpenOut)
+}
+
+// Read reads from a file into buf.
+func (fs *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	h, code := fs.handle(in.Fh, false)
+	if !code.Ok() {
+		return nil, code
+	}
+	n, err := unix.Pread(int(h.f.Fd()), buf, int64(in.Offset))
+	if err != nil {
+		return nil, fuse.ToStatus(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+// Write writes to a file.
+func (fs *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	if fs.readOnly {
+		return 0, fuse.EROFS
+	}
+	h, code := fs.handle(in.Fh, false)
+	if !code.Ok() {
+		return 0, code
+	}
+	n, err := unix.Pwrite(int(h.f.Fd()), data, int64(in.Offset))
+	return uint32(max(n, 0)), fuse.ToStatus(err)
+}
+
+// Flush has nothing to do: writes are through.
+func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK }
+
+// Fsync brings a file to the disk.
+func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	h, code := fs.handle(in.Fh, false)
+	if !code.Ok() {
+		return code
+	}
+	return fuse.ToStatus(h.f.Sync())
+}
+
+// Fallocate makes room in a file.
+func (fs *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	if fs.readOnly {
+		return fuse.EROFS
+	}
+	h, code := fs.handle(in.Fh, false)
+	if !code.Ok() {
+		return code
+	}
+	if in.Offset > 1<<62 || in.Length > 1<<62 {
+		return fuse.EINVAL
+	}
+	return fuse.ToStatus(unix.Fallocate(int(h.f.Fd()), in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+// Lseek finds data and holes.
+func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
+		return fuse.EINVAL
+	}
+	h, code := fs.handle(in.Fh, false)
+	if !code.Ok() {
+		return code
+	}
+	at, err := unix.Seek(int(h.f.Fd()), int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(at)
+	return fuse.ToStatus(err)
+}
+
+// Release closes a file.
+func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { fs.release(in.Fh) }
+
+// StatFs answers how much room there is.
+func (fs *FS) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	n, done, code := fs.use(h.NodeId)
+	if !code.Ok() {
+		return code
+	}
+	defer done()
+	var st syscall.Statfs_t
+	if err := syscall.Fstatfs(n.fd, &st); err != nil {
+		return fuse.ToStatus(err)
+	}
+	out.FromStatfsT(&st)
+	return fuse.OK
+}

@@ -1,0 +1,304 @@
+//go:build linux
+
+package share
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+)
+
+// Bounds of one share.
+const (
+	maxNodes   = 1 << 18 // looked up and not forgotten; fewer where there are fewer descriptors
+	maxHandles = 4096    // open files and directories
+	maxWrite   = 256 << 10
+	maxName    = 255 // bytes
+)
+
+// validity is how long the guest may believe a name or attributes without asking
+// again: what the host changes is seen after that.
+const validity = time.Second
+
+// Options of a share.
+type Options struct {
+	// Path of the folder, or of the file, on the host. A symbolic link is followed
+	// once, now.
+	Path string
+	// ReadOnly refuses every change.
+	ReadOnly bool
+}
+
+// FS is the share as go-fuse sees it. Make it with New; Close it.
+type FS struct {
+	fuse.RawFileSystem // answers what is not offered with ENOSYS
+
+	readOnly bool
+	only     string // the one name that there is in the root; "": all
+	squash   bool   // all is the invoking user's
+	limit    int    // of nodes
+
+	mu      sync.Mutex // guards the following
+	nodes   map[uint64]*node
+	byFile  map[fileID]*node
+	nextID  uint64
+	handles map[uint64]*handle
+	nextFH  uint64
+	closed  bool
+}
+
+// fileID tells files apart for as long as a node holds them open.
+type fileID struct{ dev, ino uint64 }
+
+// node is a file that the guest has looked up.
+type node struct {
+	id      uint64
+	fd      int // O_PATH
+	file    fileID
+	kind    uint32 // S_IFMT
+	lookups uint64 // that the guest has not taken back; FS.mu
+	users   int    // requests that use fd; FS.mu
+}
+
+// handle is an open file or directory.
+type handle struct {
+	mu   sync.Mutex // held while the position of a directory matters
+	f    *os.File
+	node uint64
+	dir  bool
+}
+
+// New opens a share; errs.NotFound, errs.PermissionDenied.
+func New(o Options) (*FS, error) {
+	path, err := filepath.EvalSymlinks(o.Path)
+	if err != nil {
+		return nil, classed(err)
+	}
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil, classed(err)
+	}
+	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: os.Geteuid() != 0, limit: nodeLimit(),
+		nodes: map[uint64]*node{}, byFile: map[fileID]*node{}, nextID: fuse.FUSE_ROOT_ID, handles: map[uint64]*handle{}}
+	switch {
+	case fi.Mode().IsRegular():
+		path, fs.only = filepath.Dir(path), filepath.Base(path)
+	case !fi.IsDir():
+		return nil, errs.New(errs.InvalidArgument, "%s is neither a folder nor a file", o.Path)
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, classed(&os.PathError{Op: "open", Path: path, Err: err})
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		_ = unix.Close(fd)
+		return nil, classed(&os.PathError{Op: "stat", Path: path, Err: err})
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.addLocked(fd, &st)
+	return fs, nil
+}
+
+func classed(err error) error {
+	switch {
+	case os.IsNotExist(err):
+		return errs.As(errs.NotFound, err)
+	case os.IsPermission(err):
+		return errs.As(errs.PermissionDenied, err)
+	}
+	return errs.As(errs.Unavailable, err)
+}
+
+// nodeLimit leaves descriptors for all else.
+func nodeLimit() int {
+	var lim unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
+		return 512
+	}
+	return int(min(maxNodes, lim.Cur/4*3))
+}
+
+// Close lets go of everything. No request may be under way.
+func (fs *FS) Close() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.closed = true
+	for _, n := range fs.nodes {
+		_ = unix.Close(n.fd) // a path
+	}
+	for _, h := range fs.handles {
+		_ = h.f.Close() // the guest is gone
+	}
+	clear(fs.nodes)
+	clear(fs.byFile)
+	clear(fs.handles)
+}
+
+func (fs *FS) String() string { return "share" }
+
+// addLocked makes a node of fd, which is then its own, or counts one more lookup
+// of the node that there is, and closes fd.
+func (fs *FS) addLocked(fd int, st *unix.Stat_t) *node {
+	file := fileID{st.Dev, st.Ino}
+	if n := fs.byFile[file]; n != nil {
+		_ = unix.Close(fd) // a path
+		n.lookups++
+		return n
+	}
+	n := &node{id: fs.nextID, fd: fd, file: file, kind: st.Mode & unix.S_IFMT, lookups: 1}
+	fs.nextID++
+	fs.nodes[n.id], fs.byFile[file] = n, n
+	return n
+}
+
+// use answers a node until done is called.
+func (fs *FS) use(id uint64) (n *node, done func(), code fuse.Status) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n = fs.nodes[id]
+	if n == nil || fs.closed {
+		return nil, nil, fuse.Status(unix.ESTALE)
+	}
+	n.users++
+	return n, func() {
+		fs.mu.Lock()
+		defer fs.mu.Unlock()
+		n.users--
+		fs.dropLocked(n)
+	}, fuse.OK
+}
+
+// useDir is use for a directory.
+func (fs *FS) useDir(id uint64) (n *node, done func(), code fuse.Status) {
+	n, done, code = fs.use(id)
+	if code.Ok() && n.kind != unix.S_IFDIR {
+		done()
+		return nil, nil, fuse.ENOTDIR
+	}
+	return n, done, code
+}
+
+// dropLocked closes a node that nobody knows or uses any more. The root stays.
+func (fs *FS) dropLocked(n *node) {
+	if n.lookups > 0 || n.users > 0 || n.id == fuse.FUSE_ROOT_ID || fs.nodes[n.id] != n {
+		return
+	}
+	delete(fs.nodes, n.id)
+	delete(fs.byFile, n.file)
+	_ = unix.Close(n.fd) // a path
+}
+
+// Forget takes lookups back.
+func (fs *FS) Forget(id, count uint64) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.nodes[id]
+	if n == nil {
+		return
+	}
+	n.lookups -= min(count, n.lookups)
+	fs.dropLocked(n)
+}
+
+// component checks that a name is one.
+func component(name string) fuse.Status {
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):
+		return fuse.EINVAL
+	case len(name) > maxName:
+		return fuse.Status(unix.ENAMETOOLONG)
+	}
+	return fuse.OK
+}
+
+// visible checks a name in a directory of the share.
+func (fs *FS) visible(dir *node, name string) fuse.Status {
+	if code := component(name); !code.Ok() {
+		return code
+	}
+	if fs.only != "" && (dir.id != fuse.FUSE_ROOT_ID || name != fs.only) {
+		return fuse.ENOENT
+	}
+	return fuse.OK
+}
+
+// changeable checks that a name in a directory may be made, or taken away.
+func (fs *FS) changeable(dir *node, name string) fuse.Status {
+	switch {
+	case fs.readOnly:
+		return fuse.EROFS
+	case fs.only != "":
+		return fuse.EPERM // the file may be written to, and nothing else
+	}
+	return component(name)
+}
+
+// beneath is how names are resolved.
+const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+
+func openBeneath(dir int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat2(dir, name, &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW), Mode: uint64(mode), Resolve: beneath})
+		if err != unix.EINTR && err != unix.EAGAIN { // a rename beside it
+			return fd, err
+		}
+	}
+}
+
+// lookup makes a node of a name, and answers its attributes.
+func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
+	fd, err := openBeneath(dir.fd, name, unix.O_PATH, 0)
+	if err != nil {
+		return fuse.ToStatus(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		_ = unix.Close(fd)
+		return fuse.ToStatus(err)
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed || len(fs.nodes) >= fs.limit {
+		_ = unix.Close(fd)
+		return fuse.Status(unix.ENFILE)
+	}
+	n := fs.addLocked(fd, &st)
+	out.NodeId, out.Generation = n.id, 1
+	out.SetEntryTimeout(validity)
+	out.SetAttrTimeout(validity)
+	fs.attributes(&st, &out.Attr)
+	return fuse.OK
+}
+
+// attributes are those of a file as the guest sees them.
+func (fs *FS) attributes(st *unix.Stat_t, a *fuse.Attr) {
+	*a = fuse.Attr{Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks), Mode: st.Mode, Nlink: uint32(st.Nlink),
+		Owner: fuse.Owner{Uid: st.Uid, Gid: st.Gid}, Rdev: uint32(st.Rdev), Blksize: uint32(st.Blksize),
+		Atime: uint64(st.Atim.Sec), Mtime: uint64(st.Mtim.Sec), Ctime: uint64(st.Ctim.Sec),
+		Atimensec: uint32(st.Atim.Nsec), Mtimensec: uint32(st.Mtim.Nsec), Ctimensec: uint32(st.Ctim.Nsec)}
+	if fs.squash {
+		a.Owner = fuse.Owner{Uid: squashed(st.Uid, os.Geteuid()), Gid: squashed(st.Gid, os.Getegid())}
+	}
+}
+
+// squashed is an owner of the host in the guest, where the host's user is mine.
+func squashed(id uint32, mine int) uint32 {
+	const nobody = 65534
+	if int(id) == mine {
+		return 0
+	}
+	return nobody
+}
+
+// again is the path by which the file of a descriptor is opened.
+func again(fd int) string { return fmt.Sprintf("/proc/self/fd/%d", fd) }
