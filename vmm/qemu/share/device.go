@@ -59,8 +59,11 @@ func NewDevice(tag string, o Options) (*Device, error) {
 	return d, nil
 }
 
-// newProtocol reads FUSE. What a hostile guest gets wrong is not worth a word.
+// newProtocol reads FUSE. What a hostile guest gets wrong is not worth a word, and
+// must not fill a disk with them: the library tells some of it to the logger of
+// the process, which nothing of ours uses.
 func newProtocol(fs *FS) *fuse.ProtocolServer {
+	log.SetOutput(io.Discard)
 	return fuse.NewProtocolServer(fs, &fuse.MountOptions{MaxWrite: maxWrite, DisableXAttrs: true, Logger: log.New(io.Discard, "", 0)})
 }
 

@@ -268,7 +268,7 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || len(fs.nodes) >= fs.limit {
+	if fs.closed || len(fs.nodes) >= fs.limit && fs.byFile[fileID{st.Dev, st.Ino}] == nil {
 		_ = unix.Close(fd)
 		return fuse.Status(unix.ENFILE)
 	}
