@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -382,7 +383,7 @@ func (s *shim) autopsy(ctx context.Context, m vmm.Machine, err error) error {
 		err = fmt.Errorf("the machine was lost: %w", werr)
 	}
 	if text := s.panicText(); text != "" {
-		err = errs.New(errs.Unavailable, "%w: %s", err, text)
+		err = errs.New(errs.Unavailable, "%s (%w)", text, err)
 	}
 	return err
 }
@@ -402,12 +403,37 @@ func (s *shim) panicText() string {
 		from = max(from, end-consoleTail)
 	}
 	b, _ := io.ReadAll(io.NewSectionReader(f, from, consoleTail)) // what there is
-	_, text, found := bytes.Cut(b, []byte("Kernel panic - not syncing:"))
+	return lastWords(b)
+}
+
+// maxWords bounds what is told of a panic, in bytes: a guest can have its
+// console say anything.
+const maxWords = 256
+
+// lastWords answers why the kernel panicked, "" where no panic is on the
+// console. Where the panic only says that something before was fatal, that is
+// told too.
+func lastWords(console []byte) string {
+	before, text, found := bytes.Cut(console, []byte("Kernel panic - not syncing:"))
 	if !found {
 		return ""
 	}
-	text, _, _ = bytes.Cut(text, []byte("\n"))
-	return "kernel panic:" + string(bytes.TrimRight(text, "\r"))
+	words := "kernel panic: " + lineOf(text)
+	if bytes.Contains(text, []byte("Fatal exception")) {
+		for _, sign := range []string{"BUG: ", "Oops: "} {
+			if i := bytes.LastIndex(before, []byte(sign)); i >= 0 {
+				words += ": " + lineOf(before[i:])
+				break
+			}
+		}
+	}
+	return strings.ToValidUTF8(words[:min(len(words), maxWords)], "")
+}
+
+// lineOf answers the first line of a text.
+func lineOf(text []byte) string {
+	line, _, _ := bytes.Cut(text, []byte("\n"))
+	return string(bytes.TrimSpace(line))
 }
 
 func exitState(e agentproto.Exit) *state.Exit {

@@ -132,7 +132,7 @@ func (m *machine) verdict(err error) error {
 		return nil
 	case err == nil && shutdown == "guest-reset":
 		// The agent only ever powers off; a reset is the kernel's panic=-1.
-		return errs.New(errs.Unavailable, "the machine's kernel panicked or reset itself")
+		return errs.New(errs.Unavailable, "its kernel panicked or reset itself")
 	case err == nil && (shutdown == "guest-shutdown" || shutdown == "guest-panic"):
 		return nil
 	case err == nil:

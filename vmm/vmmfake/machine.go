@@ -160,7 +160,7 @@ func (m *Machine) Crash(err error) { m.end(err) }
 // console.
 func (m *Machine) Panic(text string) {
 	m.Print("Kernel panic - not syncing: " + text + "\n")
-	m.end(errs.New(errs.Unavailable, "the machine's kernel panicked or reset itself"))
+	m.end(errs.New(errs.Unavailable, "its kernel panicked or reset itself"))
 }
 
 // Print appends to the console.
