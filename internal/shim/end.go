@@ -89,7 +89,7 @@ func (s *shim) lose(err error) {
 	if s.lost != nil {
 		err = s.lost
 	}
-	s.conclude(lifecycle.Fail, nil, err.Error(), err)
+	s.conclude(lifecycle.Fail, nil, err.Error(), errors.Join(s.hookErr, err))
 }
 
 // copyLog writes a stream to the log until its end. Where the log cannot be
@@ -217,7 +217,7 @@ func (s *shim) end(m vmm.Machine, agent *agentproto.Client, grace time.Duration,
 			case <-hctx.Done():
 			}
 		}()
-		if err := s.hooks(hctx, m, agent, "pre_stop", s.inst.PreStop); err != nil {
+		if err := s.lastHooks(hctx, m, agent, "pre_stop", s.inst.PreStop); err != nil {
 			s.send(func() { s.hookErr = err })
 		}
 		free()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
@@ -15,6 +16,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/wire"
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
@@ -94,43 +96,61 @@ func (s *shim) feel(boot int, health, why string) {
 	s.enter("health_status: "+health, words)
 }
 
-// hooks runs processes of a turn of the container's life, one after the other,
-// up to the first that fails.
+// hooks runs the processes of a turn of the container's life, one after the
+// other, up to the first that fails.
 func (s *shim) hooks(ctx context.Context, m vmm.Machine, agent *agentproto.Client, turn string, all []store.Hook) error {
-	for n, h := range all {
-		said, err := s.aside(ctx, m, agent, h)
-		if err != nil {
-			if said = strings.TrimSpace(said); said != "" {
-				err = fmt.Errorf("%w: %s", err, said)
-			}
-			return fmt.Errorf("hook %s[%d]: %w", turn, n, err)
+	for n := range all {
+		if err := s.hook(ctx, m, agent, turn, all, n); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// lastHooks runs all of them, whatever becomes of those before: an end has no
+// step that another may prevent. The first error leads.
+func (s *shim) lastHooks(ctx context.Context, m vmm.Machine, agent *agentproto.Client, turn string, all []store.Hook) error {
+	var failed []error
+	for n := range all {
+		if ctx.Err() != nil { // no time is left
+			failed = append(failed, fmt.Errorf("hook %s[%d]: %w", turn, n, context.Cause(ctx)))
+			continue
+		}
+		failed = append(failed, s.hook(ctx, m, agent, turn, all, n))
+	}
+	return errors.Join(failed...)
+}
+
+func (s *shim) hook(ctx context.Context, m vmm.Machine, agent *agentproto.Client, turn string, all []store.Hook, n int) error {
+	said, err := s.aside(ctx, m, agent, all[n])
+	if err == nil {
+		return nil
+	}
+	if said = strings.TrimSpace(said); said != "" {
+		err = fmt.Errorf("%w: %s", err, said)
+	}
+	return fmt.Errorf("hook %s[%d]: %w", turn, n, err)
 }
 
 // aside runs a process in the container to its end, which is its status 0 or an
 // error, and answers the end of what it said. When ctx ends it is killed.
 func (s *shim) aside(ctx context.Context, m vmm.Machine, agent *agentproto.Client, h store.Hook) (string, error) {
 	id := s.running.nextExec()
-	token := rand.Text()
-	st, err := openStream(ctx, m, token)
+	ear, err := openEar(ctx, m)
 	if err != nil {
 		return "", err
 	}
-	defer st.Close()
+	defer ear.close()
 	p := handler{s}.process(shimproto.Exec{Args: h.Args, Env: h.Env, Cwd: h.Cwd})
 	p.Terminal = false
-	start := agentproto.Start{ID: id, Process: p, User: h.User, Groups: s.inst.Groups, Stdout: token}
+	start := agentproto.Start{ID: id, Process: p, User: h.User, Groups: s.inst.Groups, Stdout: ear.tokens[0], Stderr: ear.tokens[1]}
 	if start.User == "" {
 		start.User = s.inst.User
 	}
 	if _, err := agent.Start(ctx, start); err != nil {
 		return "", err
 	}
-	var said tail
-	read := make(chan struct{})
-	go func() { _, _ = io.Copy(&said, struct{ io.Reader }{st}); close(read) }()
+	ear.listen()
 	exit, err := agent.Wait(ctx, id)
 	if err != nil && ctx.Err() != nil {
 		kctx, cancel := limit(context.WithoutCancel(ctx), killLimit, "kill the process")
@@ -138,18 +158,18 @@ func (s *shim) aside(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 		err = errors.Join(context.Cause(ctx), s.killAside(kctx, agent, id))
 	}
 	if err == nil {
-		<-read
+		ear.copies.Wait()
 		err = agent.Release(ctx, id)
 	} else {
-		_ = st.Close()
-		<-read
+		ear.close()
+		ear.copies.Wait()
 	}
 	switch {
 	case err != nil:
 	case exit.Code != 0:
 		err = errs.New(errs.FailedPrecondition, "it ended with %d", exit.Code)
 	}
-	return said.String(), err
+	return ear.said.String(), err
 }
 
 // killAside ends a process that took too long, and forgets it.
@@ -164,10 +184,51 @@ func (s *shim) killAside(ctx context.Context, agent *agentproto.Client, id strin
 	return agent.Release(ctx, id)
 }
 
+// ear hears what a process says on both of its streams, as it comes.
+type ear struct {
+	tokens  [2]string // of stdout and stderr
+	streams [2]*wire.Stream
+	said    tail
+	copies  sync.WaitGroup
+}
+
+// openEar opens the streams; close is for every path out.
+func openEar(ctx context.Context, m vmm.Machine) (*ear, error) {
+	e := &ear{}
+	for i := range e.streams {
+		var err error
+		e.tokens[i] = rand.Text()
+		if e.streams[i], err = openStream(ctx, m, e.tokens[i]); err != nil {
+			e.close()
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+func (e *ear) listen() {
+	for _, st := range e.streams {
+		e.copies.Go(func() { _, _ = io.Copy(&e.said, struct{ io.Reader }{st}) }) // what came is kept
+	}
+}
+
+func (e *ear) close() {
+	for _, st := range e.streams {
+		if st != nil {
+			_ = st.Close() // all that matters was read
+		}
+	}
+}
+
 // tail keeps the end of what is written to it.
-type tail struct{ b bytes.Buffer }
+type tail struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.b.Write(p)
 	if n := t.b.Len() - maxSaid; n > 0 {
 		t.b.Next(n)
@@ -175,4 +236,8 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) String() string { return t.b.String() }
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.b.String()
+}

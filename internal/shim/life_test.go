@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -160,7 +161,7 @@ func TestHealth(t *testing.T) {
 	var sick atomic.Bool
 	o := vmmfake.Options{Programs: map[string]vmmfake.Program{"check": func(ctx context.Context, p *vmmfake.Process) int {
 		if sick.Load() {
-			_, _ = io.WriteString(p.Stdout, "it coughs\n")
+			_, _ = io.WriteString(p.Stderr, "it coughs\n")
 			return 1
 		}
 		return 0
@@ -234,4 +235,39 @@ func TestHooks(t *testing.T) {
 			t.Errorf("on record is %+v", rec)
 		}
 	})
+}
+
+// Line 43 of what containers do: a stop goes on whatever fails, and answers all
+// that did, the first leading.
+func TestStopRunsEveryStep(t *testing.T) {
+	var r *rig
+	var m *vmmfake.Machine
+	var there = make(chan struct{})
+	r = newRig(t, program(func(_ context.Context, p *vmmfake.Process) int {
+		<-p.Trap(agentproto.SIGTERM)
+		<-there
+		m.Crash(errors.New("power supply on fire"))
+		return 0
+	}), "prog")
+	r.launch.Instance.StopTimeout = time.Hour
+	r.launch.Instance.PreStop = []store.Hook{{Args: []string{"exit", "3"}}, {Args: []string{"true"}}, {Args: []string{"exit", "4"}}}
+	c, _, machine := r.started()
+	m = machine
+	close(there)
+	_, err := c.Stop(t.Context(), shimproto.Stop{})
+	if err == nil {
+		t.Fatal("nothing is told")
+	}
+	rest := err.Error()
+	for _, want := range []string{"hook pre_stop[0]: it ended with 3", "hook pre_stop[2]: it ended with 4", "power supply on fire"} {
+		_, after, found := strings.Cut(rest, want)
+		if !found {
+			t.Errorf("%q is not there, or not in its place: %v", want, err)
+		}
+		rest = after
+	}
+	r.end()
+	if rec := r.record(); rec.State != lifecycle.Errored {
+		t.Errorf("on record is %+v", rec)
+	}
 }

@@ -136,6 +136,37 @@ configs: {site: {content: "a = 1\n"}, script: {content: "#!/bin/sh\necho it runs
 	})
 }
 
+func TestConformStop(t *testing.T) {
+	s := scenario(t, `
+containers:
+  one:
+    image: busybox
+    cpus: 1
+    memory: 64MiB
+    command: [sh, -c, "trap 'echo asked; echo told >/told; exit 5' TERM; echo ready; while :; do sleep 0.1; done"]
+    stop_grace_period: 60s
+    hooks:
+      pre_stop:
+        - {command: [sh, -c, "echo not today >&2; exit 3"]}
+        - {command: [touch, /mark]}
+        - {command: [no-such-program]}
+`)
+	behave(t, 43, "a stop runs every step even when one fails, and reports the first with the rest", func(t *testing.T) {
+		s.must("up", "-d")
+		s.eventually("it is ready", func() bool { return strings.Contains(s.must("logs").out, "ready") })
+		r := s.vz("stop")
+		first, rest := strings.Index(r.err, "hook pre_stop[0]: it ended with 3: not today"), strings.Index(r.err, "hook pre_stop[2]:")
+		if r.code != 1 || first < 0 || rest < first || !strings.Contains(r.err[rest:], "no-such-program") {
+			t.Errorf("%s", r)
+		}
+		if e := s.instances()["one-1"].Exit; s.states() != "one-1=stopped" || e == nil || e.Code != 5 || !strings.Contains(s.must("logs").out, "asked") {
+			t.Errorf("it is %s, and ended as %+v", s.states(), e)
+		}
+		s.must("start")
+		s.sh("one", "cat /told && test -e /mark").want(t, 0, "told\n")
+	})
+}
+
 func TestConformInit(t *testing.T) {
 	s := scenario(t, `
 defaults: {image: busybox, cpus: 1, memory: 64MiB, init: true}
@@ -202,7 +233,7 @@ containers:
   two: {depends_on: {job: {condition: completed}}}
 `)
 		r := s.vz("up", "-d")
-		if r.code != 1 || !strings.Contains(r.err, "unhealthy") || !strings.Contains(r.err, "2 skipped") {
+		if r.code != 1 || !strings.Contains(r.err, "unhealthy: ") || !strings.Contains(r.err, ": no") || !strings.Contains(r.err, "2 skipped") {
 			t.Errorf("%s", r)
 		}
 	})

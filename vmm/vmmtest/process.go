@@ -216,6 +216,7 @@ func (b *box) run(t *testing.T, in io.Reader, out io.Writer, args ...string) (r 
 	}
 	all.Wait()
 	fail("release", b.agent.Release(ctx, id))
+	fail("release again", b.agent.Release(ctx, id))
 	r.stdout, r.stderr = stdout.String(), stderr.String()
 	return r, err
 }
