@@ -14,6 +14,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 )
 
 const processStack = `
@@ -127,6 +130,7 @@ func TestConformProcess(t *testing.T) {
 			t.Errorf("the machine says %d, between %d and %d of the host (%v)", got, before, after, err)
 		}
 	})
+	behave(t, 12, "a process that has ended may be waited for and forgotten twice", s.forgetTwice)
 	behave(t, 11, "processes that nobody waits for, then a stop", func(t *testing.T) {
 		for range 3 {
 			s.must("exec", "-d", "box", "sleep", "36000")
@@ -340,4 +344,45 @@ head -c %d /dev/zero >/scratch/rest; half >&2 & half; wait`, mib, 1<<20-8)
 			t.Errorf("the shim grew by %d MiB", grown>>20)
 		}
 	})
+}
+
+// forgetTwice waits for a process several times at once, each of which forgets
+// it, and for one that is forgotten.
+func (s *stack) forgetTwice(t *testing.T) {
+	c := s.shim(t, "box-1")
+	e, err := c.Exec(t.Context(), shimproto.Exec{Args: []string{"sh", "-c", "while ! test -e /go; do sleep 0.05; done; exit 7"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 8
+	codes := make(chan int, n)
+	for range n {
+		go func() {
+			exit, err := c.Wait(t.Context(), e.ID)
+			if errs.Is(err, errs.NotFound) { // forgotten before this one asked
+				exit.Code = -1
+			} else if err != nil {
+				t.Error(err)
+			}
+			codes <- exit.Code
+		}()
+	}
+	s.sh("box", "touch /go").want(t, 0, "")
+	told := 0
+	for range n {
+		if code := <-codes; code == 7 {
+			told++
+		} else if code != -1 {
+			t.Errorf("status %d", code)
+		}
+	}
+	if told == 0 {
+		t.Error("nobody was told how it ended")
+	}
+	for range 2 {
+		if _, err := c.Wait(t.Context(), e.ID); !errs.Is(err, errs.NotFound) {
+			t.Errorf("of one that is forgotten: %v", err)
+		}
+	}
+	s.sh("box", "echo on").want(t, 0, "on\n")
 }

@@ -81,6 +81,55 @@ func echoes(path string, b []byte) error {
 	return nil
 }
 
+// endsFirst serves one connection: it says all that it has to say, which is
+// nothing but its end, and then hears the other out.
+func endsFirst(t *testing.T, path string, want []byte) {
+	t.Helper()
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			served <- err
+			return
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		err = c.(*net.UnixConn).CloseWrite()
+		got, rerr := io.ReadAll(c)
+		if !bytes.Equal(got, want) {
+			rerr = errors.Join(rerr, fmt.Errorf("it heard %d bytes of %d, or others", len(got), len(want)))
+		}
+		served <- errors.Join(err, rerr)
+	}()
+	t.Cleanup(func() {
+		_ = l.Close()
+		if err := <-served; err != nil {
+			t.Errorf("the server that ends first: %v", err)
+		}
+	})
+}
+
+// outlives waits for the server's end, and only then speaks.
+func outlives(path string, b []byte) error {
+	c, err := net.DialTimeout("unix", path, patience)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if got, err := io.ReadAll(c); err != nil || len(got) != 0 {
+		return fmt.Errorf("before it is spoken to it says %d bytes: %w", len(got), err)
+	}
+	_, err = c.Write(b)
+	return errors.Join(err, c.(*net.UnixConn).CloseWrite())
+}
+
 // Relays between the host and a container: lines 38 to 41. The server behind the
 // socket in the container is the host's again, so that one connection goes
 // through both kinds.
@@ -129,7 +178,7 @@ func TestConformSockets(t *testing.T) {
 			t.Error("a socket at which somebody answers was taken")
 		}
 	})
-	behave(t, 40, "half-close, failed connections, many in turn and at once, nothing left", func(t *testing.T) {
+	behave(t, 40, "half-close both ways, failed connections, many in turn and at once, nothing left", func(t *testing.T) {
 		add(t, state.Relay{Direction: "out_of", Source: "/run/nobody", Destination: at("vain")})
 		for range 3 {
 			if err := echoes(at("vain"), text); err == nil {
@@ -144,6 +193,12 @@ func TestConformSockets(t *testing.T) {
 		_, _ = rand.Read(big)
 		if err := echoes(at("out0"), big); err != nil {
 			t.Errorf("much: %v", err)
+		}
+		endsFirst(t, at("early"), big)
+		add(t, state.Relay{Direction: "into", Source: at("early"), Destination: "/run/early.sock"})
+		add(t, state.Relay{Direction: "out_of", Source: "/run/early.sock", Destination: at("late"), Mode: 0o600})
+		if err := outlives(at("late"), big); err != nil {
+			t.Errorf("the server ends first: %v", err)
 		}
 		shim := s.instances()["box-1"].PID
 		before, guest := descriptors(t, shim), s.number(t, "cut -f1 /proc/sys/fs/file-nr")
@@ -168,7 +223,7 @@ func TestConformSockets(t *testing.T) {
 		// The kernel counts in batches; a connection left behind would be four.
 		s.eventually("the machine has closed them", func() bool { return s.number(t, "cut -f1 /proc/sys/fs/file-nr") < guest+256 })
 	})
-	behave(t, 41, "a relay is taken from a running container", func(t *testing.T) {
+	behave(t, 41, "a relay is added to and taken from a running container, without a restart", func(t *testing.T) {
 		for _, path := range []string{at("out0"), "/run/plain.sock"} {
 			for range 2 {
 				if err := c.Unrelay(t.Context(), path); err != nil {
@@ -182,6 +237,13 @@ func TestConformSockets(t *testing.T) {
 		s.sh("box", "test -e /run/plain.sock").want(t, 1, "")
 		if err := echoes(at("out2"), text); err != nil {
 			t.Errorf("another: %v", err)
+		}
+		add(t, state.Relay{Direction: "out_of", Source: long, Destination: at("out0"), Mode: 0o600})
+		if err := echoes(at("out0"), text); err != nil {
+			t.Errorf("one that was taken and added again: %v", err)
+		}
+		if i := s.instances()["box-1"]; i.Boots != 1 || i.Restarts != 0 {
+			t.Errorf("%d boots, %d restarts", i.Boots, i.Restarts)
 		}
 	})
 	t.Run("they go with the container", func(t *testing.T) {
