@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -29,10 +28,7 @@ func (a *app) down(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if t := c.Int("timeout"); t >= 0 {
-		grace := time.Duration(t) * time.Second
-		w.Stack.Grace = &grace
-	}
+	w.setGrace(c)
 	if _, err := os.Stat(w.house.home.Stack(w.Name)); os.IsNotExist(err) && !c.Bool("volumes") {
 		a.view.Notef("stack %s has nothing to take down", w.Name)
 		return nil

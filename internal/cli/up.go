@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"runtime"
@@ -39,6 +38,14 @@ func upFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "scale", Usage: "`NAME=N` replicas of a container"},
 		&cli.BoolFlag{Name: "cold", Usage: "boot machines, restore none"},
 		&cli.StringFlag{Name: "pull", Usage: "missing, always or never, for every container"},
+		graceFlag(),
+		&cli.BoolFlag{Name: "wait", Usage: "wait until what is started runs, or is healthy where it has a check; does not follow the logs"},
+		&cli.Float64Flag{Name: "wait-timeout", Usage: "at most `SECONDS` of that"},
+		&cli.BoolFlag{Name: "abort-on-container-exit", Usage: "stop the stack when an instance has ended"},
+		&cli.BoolFlag{Name: "abort-on-container-failure", Usage: "stop the stack when an instance has failed"},
+		&cli.StringFlag{Name: "exit-code-from", Usage: "answer the status of container `NAME`; stop the stack when an instance has ended"},
+		&cli.StringSliceFlag{Name: "attach", Usage: "follow the logs of container `NAME` only; repeatable"},
+		&cli.StringSliceFlag{Name: "no-attach", Usage: "do not follow the logs of container `NAME`; repeatable"},
 		&cli.BoolFlag{Name: "timestamps", Usage: "show the time of each line"},
 		&cli.BoolFlag{Name: "no-log-prefix", Usage: "show lines without the instance's name"},
 	}
@@ -103,25 +110,42 @@ func (a *app) up(c *cli.Context) error {
 	if err := overridePull(w.desired, c.String("pull")); err != nil {
 		return err
 	}
+	then, err := readAfterUp(c, w.desired)
+	if err != nil {
+		return err
+	}
+	w.setGrace(c)
 	began := time.Now()
 	stop := newInterrupt(c.Context)
 	defer stop.release()
 	report, plan, err := a.converge(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
 		return planner.Up(w.desired, world, opts)
 	})
-	if err != nil || c.Bool("dry-run") {
+	switch {
+	case c.Bool("dry-run"):
 		return err
-	}
-	if stop.asked() {
+	case err != nil && then.abort != never && !stop.asked():
+		return a.giveUp(c, w, stop, then, started(plan, report), err)
+	case err != nil:
+		return err
+	case stop.asked():
 		return status(exitInterrupted)
 	}
 	if err := a.refill(w); err != nil {
 		a.view.Notef("the pool is not filled: %v", err)
 	}
-	if c.Bool("detach") || c.Bool("no-start") {
+	mine := started(plan, report)
+	switch {
+	case then.wait:
+		names := c.Args().Slice()
+		if len(names) > 0 {
+			names = append(names, mine...) // what they depend on
+		}
+		return a.awaitUp(stop, w, then, names)
+	case c.Bool("detach") || c.Bool("no-start"):
 		return nil
 	}
-	return a.attach(c, w, stop, started(plan, report), began)
+	return a.attach(c, w, stop, then, mine, began)
 }
 
 // converge locks the stack, observes it, plans and carries the plan out. What
@@ -267,65 +291,6 @@ func started(plan *planner.Plan, report executor.Report) []string {
 		}
 	}
 	return names
-}
-
-// attach follows the logs until every instance has ended or the user asks to
-// stop: then what this command started is stopped.
-func (a *app) attach(c *cli.Context, w *work, stop *interrupt, mine []string, began time.Time) error {
-	world, err := w.Observe(stop.kill, nil)
-	if err != nil {
-		return err
-	}
-	picked, err := pick(world, nil)
-	if err != nil {
-		return err
-	}
-	o := logOptions{follow: true, tail: logs.All, since: began, timestamps: c.Bool("timestamps"), noPrefix: c.Bool("no-log-prefix")}
-	err = a.showLogs(stop.drain, w, picked, o)
-	if !stop.asked() {
-		return err
-	}
-	a.view.Notef("stopping; once more to kill")
-	if err := a.stopInstances(c, w, stop, mine); err != nil {
-		return err
-	}
-	return status(exitInterrupted)
-}
-
-// stopInstances stops what an attached up had started.
-func (a *app) stopInstances(c *cli.Context, w *work, stop *interrupt, names []string) error {
-	again := newInterrupt(c.Context)
-	defer again.release()
-	stop.release()
-	lock, err := w.house.home.LockStack(again.drain, w.Name, nil)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	world, err := w.observe(c.Context)
-	if err != nil {
-		return err
-	}
-	world.Instances = slices.DeleteFunc(world.Instances, func(i state.Instance) bool { return !slices.Contains(names, i.Name) })
-	plan, err := planner.StopAll(world, nil)
-	if err != nil || plan.Empty() {
-		return err
-	}
-	// From here the first interrupt kills.
-	kill := context.AfterFunc(again.drain, func() {
-		now := time.Duration(0)
-		for _, name := range names {
-			go func() { _ = w.Stop(c.Context, name, &now) }() // the plan's own stop tells how it went
-		}
-	})
-	defer kill()
-	progress := a.view.Progress(plan)
-	_, err = executor.Execute(again.kill, plan, w.Stack, progress.Sink(), executor.Options{CleanUp: cleanUp})
-	progress.Close()
-	if err != nil {
-		return fmt.Errorf("stop the stack: %w", err)
-	}
-	return nil
 }
 
 // interrupt is what Ctrl-C means: drain ends at the first, kill at the second.

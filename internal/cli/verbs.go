@@ -30,7 +30,8 @@ func (a *app) createCommand() *cli.Command {
 	return &cli.Command{
 		Name: "create", Usage: "make the instances, start none", ArgsUsage: "[NAME…]",
 		Flags: slices.DeleteFunc(upFlags(), func(f cli.Flag) bool {
-			return slices.Contains([]string{"detach", "no-start", "timestamps", "no-log-prefix", "cold"}, f.Names()[0])
+			return slices.Contains([]string{"detach", "no-start", "timestamps", "no-log-prefix", "cold", "wait", "wait-timeout",
+				"abort-on-container-exit", "abort-on-container-failure", "exit-code-from", "attach", "no-attach"}, f.Names()[0])
 		}),
 		Action: a.create,
 	}
@@ -86,12 +87,17 @@ func (a *app) restartCommand() *cli.Command {
 	return a.planVerb("restart", "stop instances and start them again", []cli.Flag{graceFlag()}, planner.RestartAll)
 }
 
-// carryOut does a plan with the flags that all plans know.
-func (a *app) carryOut(c *cli.Context, w *work, compute func(state.World) (*planner.Plan, error)) error {
+// setGrace has the flag replace how long instances have to end.
+func (w *work) setGrace(c *cli.Context) {
 	if t := c.Int("timeout"); c.IsSet("timeout") && t >= 0 {
 		grace := time.Duration(t) * time.Second
 		w.Stack.Grace = &grace
 	}
+}
+
+// carryOut does a plan with the flags that all plans know.
+func (a *app) carryOut(c *cli.Context, w *work, compute func(state.World) (*planner.Plan, error)) error {
+	w.setGrace(c)
 	stop := newInterrupt(c.Context)
 	defer stop.release()
 	_, _, err := a.converge(c, w, stop, c.Bool("dry-run"), compute)

@@ -350,20 +350,37 @@ func (s *Stack) await(ctx context.Context, op planner.Await) error {
 // awaitHealth waits until an instance is healthy. One that is unhealthy or has
 // ended will not be, as far as anybody knows.
 func (s *Stack) awaitHealth(ctx context.Context, name string) error {
-	st, err := s.follow(ctx, name, func(st shimproto.Status) bool {
-		return st.State == lifecycle.Started && (st.Health == "" || st.Health == "healthy" || st.Health == "unhealthy")
-	})
+	st, err := s.AwaitUp(ctx, name)
 	switch {
 	case err != nil:
 		return err
-	case st.Health == "unhealthy":
-		return errs.New(errs.FailedPrecondition, "it is unhealthy: %s", st.Cause)
 	case st.State == lifecycle.Started && st.Health == "":
 		return errs.New(errs.FailedPrecondition, "it has no health check")
+	case st.Exit != nil && st.State == lifecycle.Stopped:
+		return errs.New(errs.FailedPrecondition, "%s before it was healthy", ExitWords(st.Exit))
+	}
+	return NotUp(st)
+}
+
+// AwaitUp waits until an instance is healthy or runs without a health check, or
+// is not as far as anybody knows: it is unhealthy, paused, or has ended.
+func (s *Stack) AwaitUp(ctx context.Context, name string) (shimproto.Status, error) {
+	return s.follow(ctx, name, func(st shimproto.Status) bool {
+		return st.State == lifecycle.Paused ||
+			st.State == lifecycle.Started && (st.Health == "" || st.Health == "healthy" || st.Health == "unhealthy")
+	})
+}
+
+// NotUp says why an instance is neither healthy nor runs without a health check;
+// nil where it does.
+func NotUp(st shimproto.Status) error {
+	switch {
+	case st.Health == "unhealthy" && st.State == lifecycle.Started:
+		return errs.New(errs.FailedPrecondition, "it is unhealthy: %s", st.Cause)
 	case st.State == lifecycle.Started:
 		return nil
-	case st.Exit != nil:
-		return errs.New(errs.FailedPrecondition, "%s before it was healthy", ExitWords(st.Exit))
+	case st.Exit != nil && st.State == lifecycle.Stopped:
+		return errs.New(errs.FailedPrecondition, "%s", ExitWords(st.Exit))
 	}
 	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
 }
