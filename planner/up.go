@@ -270,7 +270,9 @@ func (u *up) interrupted(name string) bool {
 func (u *up) checkVolumes() {
 	for _, v := range u.observed.Volumes {
 		want, ok := u.volumes[v.Name]
-		if ok && v.Size >= 0 && want.Size != 0 && uint64(v.Size) != want.Size {
+		asked := int64(want.Size)
+		fits := asked == v.Size || v.Least != 0 && asked >= v.Least && asked < v.Size
+		if ok && v.Size >= 0 && asked != 0 && !fits {
 			u.warn("volume %s: size %s → %s is not applied to what is there; remove the volume first", v.Name, size(uint64(v.Size)), size(want.Size))
 		}
 	}

@@ -287,6 +287,12 @@ func TestUpAfterAChange(t *testing.T) {
 		{name: "volume size", stack: func() *spec.Stack { s := shop(); s.Volumes["data"] = spec.Volume{Size: 1536 * mib}; return s }(), world: up, want: `
 warning: volume data: size 1GiB → 1536MiB is not applied to what is there; remove the volume first
 `},
+		{name: "volume of the size that a smaller one has too", stack: func() *spec.Stack { s := shop(); s.Volumes["data"] = spec.Volume{Size: 600 * mib}; return s }(),
+			world: func() state.World {
+				w := with(up, "db-1", func(*state.Instance) {})
+				w.Volumes = []state.Volume{{Name: "data", Size: 1024 * mib, Least: 256*mib + 1}}
+				return w
+			}(), want: ""},
 		{name: "stored by a later version", stack: shop(), world: with(up, "db-1", func(o *state.Instance) { o.Spec = []byte(`{"version":9}`) }), want: `
 #1 stop container/db-1 (its stored spec cannot be read: decode stored container: version 9 is not known, only 1)
 #2 update container/db-1 after [1] (its stored spec cannot be read: decode stored container: version 9 is not known, only 1)

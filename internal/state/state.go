@@ -67,6 +67,8 @@ type Exit struct {
 type Volume struct {
 	Name string `json:"name"`
 	Size int64  `json:"size"` // bytes the guest sees
+	// Least is the smallest size that may be declared to have one of Size; 0: Size.
+	Least int64 `json:"-"`
 }
 
 // Network is a network that exists, as it was declared. Of Subnet and Gateway

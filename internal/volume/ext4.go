@@ -50,6 +50,19 @@ func RoundUp(size uint64) (uint64, error) {
 		humanize.IBytes(size), humanize.IBytes(Largest))
 }
 
+// least is the smallest size of which RoundUp makes size; 0 where size is none
+// that it makes.
+func least(size int64) int64 {
+	below := int64(0)
+	for _, mib := range sizes() {
+		if size == int64(mib)<<20 {
+			return below + 1
+		}
+		below = int64(mib) << 20
+	}
+	return 0
+}
+
 // Create makes an empty ext4 image of RoundUp(size) bytes at path, mode 0600.
 // What exists is not overwritten: errs.AlreadyExists.
 func Create(path string, size uint64) (err error) {

@@ -60,7 +60,7 @@ func (s *Store) List() ([]state.Volume, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list volumes: %w", err)
 		}
-		all = append(all, state.Volume{Name: name, Size: info.Size()})
+		all = append(all, state.Volume{Name: name, Size: info.Size(), Least: least(info.Size())})
 	}
 	return all, nil
 }

@@ -40,6 +40,12 @@ func TestSizesRoundUpAndEndSomewhere(t *testing.T) {
 			t.Errorf("%d: got %d, %v; want %d", size, got, err, want)
 		}
 	}
+	for _, mib := range sizes() {
+		size := mib << 20
+		if got, err := RoundUp(uint64(least(int64(size)))); err != nil || got != size {
+			t.Errorf("the least for %d makes %d, %v", size, got, err)
+		}
+	}
 	if _, err := RoundUp(Largest + 1); !errs.Is(err, errs.InvalidArgument) {
 		t.Errorf("too large: %v", err)
 	}
@@ -53,7 +59,7 @@ func TestStore(t *testing.T) {
 		}
 	}
 	all, err := s.List()
-	if err != nil || len(all) != 1 || all[0].Name != "cache" || all[0].Size != 1<<30 {
+	if err != nil || len(all) != 1 || all[0].Name != "cache" || all[0].Size != 1<<30 || all[0].Least != 256<<20+1 {
 		t.Fatalf("%v, %v", all, err)
 	}
 	for range 2 {
