@@ -7,7 +7,6 @@ import (
 	"os/signal"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -67,18 +66,9 @@ func planOptions(c *cli.Context) (planner.Options, error) {
 	if o.ForceRecreate && o.NoRecreate {
 		return o, usage("--force-recreate and --no-recreate exclude each other")
 	}
-	for _, s := range c.StringSlice("scale") {
-		name, count, ok := strings.Cut(s, "=")
-		n, err := strconv.Atoi(count)
-		if !ok || err != nil || n < 0 {
-			return o, usage("--scale %s: it is NAME=N", s)
-		}
-		if o.Scale == nil {
-			o.Scale = map[string]int{}
-		}
-		o.Scale[name] = n
-	}
-	return o, nil
+	var err error
+	o.Scale, err = replicas(c.StringSlice("scale"))
+	return o, err
 }
 
 // overridePull gives every container the pull policy of the flag.

@@ -105,6 +105,9 @@ func Platform() string { return "linux/" + runtime.GOARCH }
 
 func (s *Stack) volumes() *volume.Store { return volume.New(s.o.Home.Volumes(s.Name)) }
 
+// VolumePath is where the disk of a named volume is.
+func (s *Stack) VolumePath(name string) string { return s.volumes().Path(name) }
+
 // Run carries out one step.
 func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Progress)) error {
 	if err := s.do(ctx, step, report); err != nil {

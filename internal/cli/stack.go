@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+
+	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
+)
+
+func (a *app) scaleCommand() *cli.Command {
+	return &cli.Command{
+		Name: "scale", Usage: "have another number of replicas of containers, until the next up", ArgsUsage: "NAME=N…",
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "no-deps", Usage: "leave what the named containers depend on alone"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
+		},
+		Action: a.scale,
+	}
+}
+
+func (a *app) scale(c *cli.Context) error {
+	opts := planner.Options{NoDeps: c.Bool("no-deps"), NoRecreate: true}
+	var err error
+	if opts.Scale, err = replicas(c.Args().Slice()); err != nil {
+		return err
+	}
+	if len(opts.Scale) == 0 {
+		return usage("scale wants NAME=N")
+	}
+	w, err := a.withFile(c)
+	if err != nil {
+		return err
+	}
+	for name := range opts.Scale {
+		opts.Only = append(opts.Only, name)
+	}
+	slices.Sort(opts.Only)
+	return a.carryOut(c, w, func(world state.World) (*planner.Plan, error) {
+		for _, i := range world.Instances { // what was scaled before and is not named stays so
+			ct, declared := w.desired.Containers[i.Container]
+			if declared && !slices.Contains(opts.Only, i.Container) {
+				opts.Scale[i.Container] = max(opts.Scale[i.Container], ct.Replicas, i.Index)
+			}
+		}
+		return planner.Up(w.desired, world, opts)
+	})
+}
+
+// replicas reads words such as web=3.
+func replicas(words []string) (map[string]int, error) {
+	var all map[string]int
+	for _, s := range words {
+		name, count, ok := strings.Cut(s, "=")
+		n, err := strconv.Atoi(count)
+		if !ok || err != nil || n < 0 {
+			return nil, usage("scale %s: it is NAME=N", s)
+		}
+		if all == nil {
+			all = map[string]int{}
+		}
+		all[name] = n
+	}
+	return all, nil
+}
+
+func (a *app) pullCommand() *cli.Command {
+	return &cli.Command{
+		Name: "pull", Usage: "fetch the images of the stack from their registries", ArgsUsage: "[NAME…]",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "policy", Value: "always", Usage: "always, or missing: what is here already is left"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
+		},
+		Action: a.pull,
+	}
+}
+
+func (a *app) pull(c *cli.Context) error {
+	policy := c.String("policy")
+	if policy != "always" && policy != "missing" {
+		return usage("--policy %s: it is always or missing", policy)
+	}
+	w, err := a.withFile(c)
+	if err != nil {
+		return err
+	}
+	plan, err := planner.PullAll(w.desired, c.Args().Slice(), policy)
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") || plan.Empty() {
+		a.view.Plan(plan, state.World{Stack: w.Name})
+		return nil
+	}
+	stop := newInterrupt(c.Context)
+	defer stop.release()
+	_, err = a.execute(c, w, stop, plan)
+	return err
+}
+
+// instanceImage is what images shows of an instance.
+type instanceImage struct {
+	Instance  string       `json:"instance"`
+	Container string       `json:"container"`
+	Ref       string       `json:"ref,omitempty"` // as it is declared
+	Digest    string       `json:"digest"`
+	Image     *image.Image `json:"image,omitempty"` // nil: it is not here any more
+}
+
+func (a *app) imagesCommand() *cli.Command {
+	return &cli.Command{
+		Name: "images", Usage: "the images that the instances of the stack were made from", ArgsUsage: "[NAME…]",
+		Flags:  []cli.Flag{quietFlag(), formatFlag()},
+		Action: a.stackImages,
+	}
+}
+
+func (a *app) stackImages(c *cli.Context) error {
+	w, picked, err := a.picked(c)
+	if err != nil {
+		return err
+	}
+	here, err := w.house.images.List(c.Context)
+	if err != nil {
+		return err
+	}
+	t := table{header: []string{"INSTANCE", "REF", "DIGEST", "PLATFORM", "SIZE", "CREATED"}}
+	for _, i := range picked {
+		if i.Image == "" {
+			continue // of a folder
+		}
+		v := instanceImage{Instance: i.Name, Container: i.Container, Digest: i.Image}
+		if ct, err := spec.DecodeContainer(i.Spec); err == nil { // else it is of another version: the digest tells
+			v.Ref = ct.Image
+		}
+		platform, size, created := "", "", ""
+		if n := slices.IndexFunc(here, func(h image.Image) bool { return h.Digest == i.Image }); n >= 0 {
+			v.Image = &here[n]
+			platform, size = v.Image.Platform, humanize.IBytes(uint64(v.Image.Size))
+			if v.Image.Created.Unix() > 0 {
+				created = v.Image.Created.Local().Format(time.DateOnly)
+			}
+		}
+		t.add(v, shortID(i.Image), i.Name, v.Ref, shortID(i.Image), platform, size, created)
+	}
+	return a.show(c, t)
+}
+
+// usedVolume is what volumes shows of a volume.
+type usedVolume struct {
+	state.Volume
+	Path      string   `json:"path"`
+	Instances []string `json:"instances,omitempty"` // that mount it
+}
+
+func (a *app) volumesCommand() *cli.Command {
+	return &cli.Command{
+		Name: "volumes", Usage: "the volumes of the stack", ArgsUsage: "[NAME…]",
+		Flags:  []cli.Flag{quietFlag(), formatFlag()},
+		Action: a.volumes,
+	}
+}
+
+func (a *app) volumes(c *cli.Context) error {
+	w, picked, err := a.picked(c)
+	if err != nil {
+		return err
+	}
+	world, err := w.Observe(c.Context, nil)
+	if err != nil {
+		return err
+	}
+	t := table{header: []string{"NAME", "SIZE", "INSTANCES"}}
+	for _, v := range world.Volumes {
+		u := usedVolume{Volume: v, Path: w.VolumePath(v.Name)}
+		for _, i := range picked {
+			if mounts(i, v.Name) {
+				u.Instances = append(u.Instances, i.Name)
+			}
+		}
+		if c.Args().Present() && len(u.Instances) == 0 {
+			continue
+		}
+		t.add(u, v.Name, v.Name, humanize.IBytes(uint64(v.Size)), strings.Join(u.Instances, ", "))
+	}
+	return a.show(c, t)
+}
+
+// mounts reports whether an instance mounts a volume, as far as its record can
+// be read.
+func mounts(i state.Instance, volume string) bool {
+	ct, err := spec.DecodeContainer(i.Spec)
+	return err == nil && slices.ContainsFunc(ct.Mounts, func(m spec.Mount) bool { return m.Type == "volume" && m.Source == volume })
+}
+
+// picked opens the stack and answers the instances that the arguments mean.
+func (a *app) picked(c *cli.Context) (*work, []state.Instance, error) {
+	w, err := a.withName(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	world, err := w.Observe(c.Context, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	picked, err := pick(world, c.Args().Slice())
+	return w, picked, err
+}
