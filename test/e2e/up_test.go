@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -80,5 +83,40 @@ containers:
 	}
 	if r := s.vz("up", "--abort-on-container-failure", "well"); r.code != 0 {
 		t.Errorf("%s", r)
+	}
+}
+
+// Whoever interrupts an attached up stops what it has started, and nothing else.
+func TestUpInterrupted(t *testing.T) {
+	s := scenario(t, quick+`
+containers:
+  before: {command: [sleep, "36000"]}
+  web: {command: [sh, -c, "trap 'echo asked; exit 0' TERM; echo serving; while :; do sleep 0.1; done"], stop_grace_period: 60s}
+`)
+	s.must("up", "-d", "before")
+	for _, more := range [][]string{nil, {"--abort-on-container-failure", "--attach", "web"}} {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		cmd := s.command(ctx, append([]string{"up"}, more...)...)
+		out := bufio.NewScanner(must(cmd.StdoutPipe()))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for out.Scan() && !strings.Contains(out.Text(), "serving") {
+		}
+		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+			t.Fatal(err)
+		}
+		for out.Scan() {
+		}
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 130 {
+			t.Errorf("up %v ended with %v", more, err)
+		}
+		if got := s.states(); got != "before-1=started web-1=stopped" {
+			t.Errorf("after up %v: %s", more, got)
+		}
+		if e := s.instances()["web-1"].Exit; e == nil || e.Code != 0 || !e.Requested {
+			t.Errorf("it ended as %+v", e)
+		}
 	}
 }
