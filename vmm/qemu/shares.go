@@ -70,29 +70,31 @@ func (t *template) copyRAM() (_ *os.File, err error) {
 // addShares plugs shares in.
 func (m *machine) addShares(ctx context.Context, all []vmm.Share) error {
 	for _, h := range all {
-		if err := m.addShare(ctx, h); err != nil {
+		if err := m.addShare(ctx, h, len(all)); err != nil {
 			return fmt.Errorf("share %s: %w", h.Path, err)
 		}
 	}
 	return nil
 }
 
-func (m *machine) addShare(ctx context.Context, h vmm.Share) (err error) {
+// addShare plugs in one of so many shares.
+func (m *machine) addShare(ctx context.Context, h vmm.Share, of int) (err error) {
 	var un undo.Stack
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, un.Run(ctx, undoLimit))
 		}
 	}()
-	d, err := share.NewDevice(h.ID, share.Options{Path: h.Path, ReadOnly: h.ReadOnly})
+	ours, theirs, err := socketPair("share")
 	if err != nil {
 		return err
 	}
-	ours, theirs, err := socketPair("share")
-	if err != nil {
-		return errors.Join(err, d.Close())
-	}
 	defer func() { _ = theirs.Close() }() // QEMU has its own
+	d, err := share.NewDevice(h.ID, share.Options{Path: h.Path, ReadOnly: h.ReadOnly, Of: of})
+	if err != nil {
+		_ = ours.Close() // nothing went through it
+		return err
+	}
 	m.serveShare(d, ours)
 	un.Push("serve it", func(context.Context) error { return d.Close() })
 	port, err := m.takePort("share-" + h.ID)

@@ -29,7 +29,7 @@ const root = fuse.FUSE_ROOT_ID
 type guest struct {
 	t     testing.TB
 	fs    *FS
-	proto *fuse.ProtocolServer
+	proto *protocol
 }
 
 func newGuest(t testing.TB, o Options) *guest {
@@ -368,7 +368,7 @@ func TestTornAndHugeRequests(t *testing.T) {
 	if _, err := g.call(opRead, root, words(uint64(99), uint64(0), uint32(1<<30), uint32(0), uint64(0), uint32(0), uint32(0))); err == nil {
 		t.Error("a handle that is none was read from")
 	}
-	g.fs.limit = len(g.fs.nodes) + 1
+	g.fs.limits.nodes = len(g.fs.nodes) + 1
 	g.mustLookup(root, "file")
 	if _, err := g.lookup(root, "sub"); !errors.Is(err, unix.ENFILE) {
 		t.Errorf("over the limit of nodes: %v", err)

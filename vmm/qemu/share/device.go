@@ -34,7 +34,7 @@ const (
 type Device struct {
 	tag    string
 	fs     *FS
-	proto  *fuse.ProtocolServer
+	proto  *protocol
 	server *vhostuser.Server
 	work   sync.WaitGroup
 	bufs   sync.Pool
@@ -59,12 +59,32 @@ func NewDevice(tag string, o Options) (*Device, error) {
 	return d, nil
 }
 
-// newProtocol reads FUSE. What a hostile guest gets wrong is not worth a word, and
-// must not fill a disk with them: the library tells some of it to the logger of
-// the process, which nothing of ours uses.
-func newProtocol(fs *FS) *fuse.ProtocolServer {
+// protocol reads FUSE. The library keeps what an INIT agreed on without a lock, as a
+// kernel sends one before all else; a hostile guest sends it when it likes. So it
+// is served alone.
+type protocol struct {
+	alone  sync.RWMutex
+	server *fuse.ProtocolServer
+}
+
+// newProtocol reads FUSE for fs. What a hostile guest gets wrong is not worth a
+// word, and must not fill a disk with them: the library tells some of it to the
+// logger of the process, which nothing of ours uses.
+func newProtocol(fs *FS) *protocol {
 	log.SetOutput(io.Discard)
-	return fuse.NewProtocolServer(fs, &fuse.MountOptions{MaxWrite: maxWrite, DisableXAttrs: true, Logger: log.New(io.Discard, "", 0)})
+	return &protocol{server: fuse.NewProtocolServer(fs, &fuse.MountOptions{MaxWrite: maxWrite, DisableXAttrs: true, Logger: log.New(io.Discard, "", 0)})}
+}
+
+func (p *protocol) handle(in, out []byte) (int, fuse.Status) {
+	const opInit, opDestroy = 26, 38 // include/uapi/linux/fuse.h
+	if op := binary.LittleEndian.Uint32(in[4:]); op == opInit || op == opDestroy {
+		p.alone.Lock()
+		defer p.alone.Unlock()
+	} else {
+		p.alone.RLock()
+		defer p.alone.RUnlock()
+	}
+	return p.server.HandleRequest([][]byte{in}, [][]byte{out})
 }
 
 // Serve owns c and serves the machine behind it until that is gone, or Close. It
@@ -158,7 +178,7 @@ func (d *Device) answer(r *vhostuser.Request) uint32 {
 
 // perform has one request done, whatever it says, and answers how much of out is
 // the answer.
-func perform(proto *fuse.ProtocolServer, in, out []byte, fits bool) (n int) {
+func perform(proto *protocol, in, out []byte, fits bool) (n int) {
 	if len(in) < inHeader {
 		return 0 // nobody to answer
 	}
@@ -170,7 +190,7 @@ func perform(proto *fuse.ProtocolServer, in, out []byte, fits bool) (n int) {
 	if !fits {
 		return refuse(in, out, unix.EFBIG)
 	}
-	n, code := proto.HandleRequest([][]byte{in}, [][]byte{out})
+	n, code := proto.handle(in, out)
 	if !code.Ok() {
 		return refuse(in, out, unix.EIO)
 	}

@@ -21,7 +21,7 @@ func (fs *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	if err != nil {
 		return fuse.ToStatus(err)
 	}
-	out.Fh, code = fs.keep(&handle{f: os.NewFile(uintptr(fd), "directory"), node: n.id, dir: true})
+	out.Fh, code = fs.keep(&handle{f: os.NewFile(uintptr(fd), "directory"), dir: true})
 	return code
 }
 
@@ -30,10 +30,11 @@ func (fs *FS) ReleaseDir(in *fuse.ReleaseIn) { fs.release(in.Fh) }
 
 // FsyncDir brings a directory to the disk.
 func (fs *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	h, code := fs.handle(in.Fh, true)
+	h, done, code := fs.handle(in.Fh, true)
 	if !code.Ok() {
 		return code
 	}
+	defer done()
 	return fuse.ToStatus(h.f.Sync())
 }
 
@@ -64,10 +65,11 @@ func (fs *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntry
 // list tells add the entries of a directory, until there are no more or add has
 // no room. The position is the one that the kernel gave with the last entry.
 func (fs *FS) list(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
-	h, code := fs.handle(in.Fh, true)
+	h, done, code := fs.handle(in.Fh, true)
 	if !code.Ok() {
 		return code
 	}
+	defer done()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	fd := int(h.f.Fd())

@@ -74,16 +74,27 @@ func (fs *FS) set(n *node, in *fuse.SetAttrIn) error {
 		}
 	}
 	if in.Valid&fuse.FATTR_SIZE != 0 {
-		if err := truncate(n, in.Size); err != nil {
+		if err := fs.truncate(n, in); err != nil {
 			return err
 		}
 	}
 	return setTimes(n, in)
 }
 
-func truncate(n *node, size uint64) error {
+// truncate cuts a file or makes it longer: the open one that the guest names, whose
+// permission bits may forbid to open it again, or else the node's.
+func (fs *FS) truncate(n *node, in *fuse.SetAttrIn) error {
+	size := in.Size
 	if n.kind != unix.S_IFREG || size > 1<<62 {
 		return unix.EINVAL
+	}
+	if fh, given := in.GetFh(); given {
+		h, done, code := fs.handle(fh, false)
+		if !code.Ok() {
+			return unix.EBADF
+		}
+		defer done()
+		return unix.Ftruncate(int(h.f.Fd()), int64(size))
 	}
 	fd, err := unix.Open(again(n.fd), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -130,7 +141,7 @@ func (fs *FS) open(n *node, flags uint32) (*os.File, fuse.Status) {
 func (fs *FS) keep(h *handle) (uint64, fuse.Status) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || len(fs.handles) >= maxHandles {
+	if fs.closed || len(fs.handles) >= fs.limits.handles {
 		_ = h.f.Close() // nothing was written
 		return 0, fuse.Status(unix.ENFILE)
 	}
@@ -139,22 +150,40 @@ func (fs *FS) keep(h *handle) (uint64, fuse.Status) {
 	return fs.nextFH, fuse.OK
 }
 
-func (fs *FS) handle(fh uint64, dir bool) (*handle, fuse.Status) {
+// handle answers an open file, or directory, whose descriptor stays until done is
+// called. A guest may release it while another request reads from it: were it
+// closed then, that request would go to whatever file of the host was opened next
+// under the same number.
+func (fs *FS) handle(fh uint64, dir bool) (h *handle, done func(), code fuse.Status) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	h := fs.handles[fh]
-	if h == nil || h.dir != dir {
-		return nil, fuse.EBADF
+	h = fs.handles[fh]
+	if h == nil || h.dir != dir || fs.closed {
+		return nil, nil, fuse.EBADF
 	}
-	return h, fuse.OK
+	h.users++
+	return h, func() {
+		fs.mu.Lock()
+		h.users--
+		last := h.released && h.users == 0
+		fs.mu.Unlock()
+		if last {
+			_ = h.f.Close() // what a flush or a sync had to tell they told
+		}
+	}, fuse.OK
 }
 
+// release takes a handle away from a guest.
 func (fs *FS) release(fh uint64) {
 	fs.mu.Lock()
 	h := fs.handles[fh]
-	delete(fs.handles, fh)
-	fs.mu.Unlock()
+	last := false
 	if h != nil {
+		delete(fs.handles, fh)
+		h.released, last = true, h.users == 0
+	}
+	fs.mu.Unlock()
+	if last {
 		_ = h.f.Close() // what a flush or a sync had to tell they told
 	}
 }
@@ -170,7 +199,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	if !code.Ok() {
 		return code
 	}
-	out.Fh, code = fs.keep(&handle{f: f, node: n.id})
+	out.Fh, code = fs.keep(&handle{f: f})
 	return code
 }
 
@@ -192,6 +221,9 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 			err = unix.Fchown(fd, int(in.Uid), int(in.Gid))
 		}
 		if err == nil {
+			err = unix.Fchmod(fd, in.Mode&modeBits) // without what the host's umask took
+		}
+		if err == nil {
 			code = fs.lookup(dir, name, &out.EntryOut)
 		}
 		if err != nil || !code.Ok() {
@@ -201,7 +233,7 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 			}
 			return code
 		}
-		out.Fh, code = fs.keep(&handle{f: f, node: out.NodeId})
+		out.Fh, code = fs.keep(&handle{f: f})
 		return code
 	case err != unix.EEXIST || in.Flags&unix.O_EXCL != 0:
 		return fuse.ToStatus(err)
@@ -214,10 +246,11 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 
 // Read reads from a file into buf.
 func (fs *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	h, code := fs.handle(in.Fh, false)
+	h, done, code := fs.handle(in.Fh, false)
 	if !code.Ok() {
 		return nil, code
 	}
+	defer done()
 	n, err := unix.Pread(int(h.f.Fd()), buf, int64(in.Offset))
 	if err != nil {
 		return nil, fuse.ToStatus(err)
@@ -230,10 +263,11 @@ func (fs *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 	if fs.readOnly {
 		return 0, fuse.EROFS
 	}
-	h, code := fs.handle(in.Fh, false)
+	h, done, code := fs.handle(in.Fh, false)
 	if !code.Ok() {
 		return 0, code
 	}
+	defer done()
 	n, err := unix.Pwrite(int(h.f.Fd()), data, int64(in.Offset))
 	return uint32(max(n, 0)), fuse.ToStatus(err)
 }
@@ -243,10 +277,11 @@ func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK
 
 // Fsync brings a file to the disk.
 func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	h, code := fs.handle(in.Fh, false)
+	h, done, code := fs.handle(in.Fh, false)
 	if !code.Ok() {
 		return code
 	}
+	defer done()
 	return fuse.ToStatus(h.f.Sync())
 }
 
@@ -255,10 +290,11 @@ func (fs *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if fs.readOnly {
 		return fuse.EROFS
 	}
-	h, code := fs.handle(in.Fh, false)
+	h, done, code := fs.handle(in.Fh, false)
 	if !code.Ok() {
 		return code
 	}
+	defer done()
 	if in.Offset > 1<<62 || in.Length > 1<<62 {
 		return fuse.EINVAL
 	}
@@ -270,10 +306,11 @@ func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 	if in.Whence != unix.SEEK_DATA && in.Whence != unix.SEEK_HOLE {
 		return fuse.EINVAL
 	}
-	h, code := fs.handle(in.Fh, false)
+	h, done, code := fs.handle(in.Fh, false)
 	if !code.Ok() {
 		return code
 	}
+	defer done()
 	at, err := unix.Seek(int(h.f.Fd()), int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(at)
 	return fuse.ToStatus(err)

@@ -19,7 +19,7 @@ import (
 // Bounds of one share.
 const (
 	maxNodes   = 1 << 18 // looked up and not forgotten; fewer where there are fewer descriptors
-	maxHandles = 4096    // open files and directories
+	maxHandles = 4096    // open files and directories; fewer where there are fewer descriptors
 	maxWrite   = 256 << 10
 	maxName    = 255 // bytes
 )
@@ -35,6 +35,9 @@ type Options struct {
 	Path string
 	// ReadOnly refuses every change.
 	ReadOnly bool
+	// Of is how many shares the process serves, which part its descriptors among
+	// them; 0: one.
+	Of int
 }
 
 // FS is the share as go-fuse sees it. Make it with New; Close it.
@@ -44,7 +47,7 @@ type FS struct {
 	readOnly bool
 	only     string // the one name that there is in the root; "": all
 	squash   bool   // all is the invoking user's
-	limit    int    // of nodes
+	limits   limits
 
 	mu      sync.Mutex // guards the following
 	nodes   map[uint64]*node
@@ -70,11 +73,15 @@ type node struct {
 
 // handle is an open file or directory.
 type handle struct {
-	mu   sync.Mutex // held while the position of a directory matters
-	f    *os.File
-	node uint64
-	dir  bool
+	mu       sync.Mutex // held while the position of a directory matters
+	f        *os.File
+	dir      bool
+	users    int  // requests that use f; FS.mu
+	released bool // the last of them closes f; FS.mu
 }
+
+// limits are how many there may be of what holds a descriptor.
+type limits struct{ nodes, handles int }
 
 // New opens a share; errs.NotFound, errs.PermissionDenied.
 func New(o Options) (*FS, error) {
@@ -86,7 +93,7 @@ func New(o Options) (*FS, error) {
 	if err != nil {
 		return nil, classed(err)
 	}
-	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: os.Geteuid() != 0, limit: nodeLimit(),
+	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: os.Geteuid() != 0, limits: limitsOf(o.Of),
 		nodes: map[uint64]*node{}, byFile: map[fileID]*node{}, nextID: fuse.FUSE_ROOT_ID, handles: map[uint64]*handle{}}
 	switch {
 	case fi.Mode().IsRegular():
@@ -119,13 +126,13 @@ func classed(err error) error {
 	return errs.As(errs.Unavailable, err)
 }
 
-// nodeLimit leaves descriptors for all else.
-func nodeLimit() int {
-	var lim unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) != nil {
-		return 512
-	}
-	return int(min(maxNodes, lim.Cur/4*3))
+// limitsOf parts the process's descriptors among its shares: half are for nodes, an
+// eighth for handles, and the rest for all else.
+func limitsOf(shares int) limits {
+	lim := unix.Rlimit{Cur: 1024}
+	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) // it stays what it is nearly everywhere
+	each := lim.Cur / uint64(max(shares, 1))
+	return limits{nodes: int(min(maxNodes, each/2)), handles: int(min(maxHandles, each/8))}
 }
 
 // Close lets go of everything. No request may be under way.
@@ -137,7 +144,7 @@ func (fs *FS) Close() {
 		_ = unix.Close(n.fd) // a path
 	}
 	for _, h := range fs.handles {
-		_ = h.f.Close() // the guest is gone
+		_ = h.f.Close() // the guest is gone, and what it flushed is written
 	}
 	clear(fs.nodes)
 	clear(fs.byFile)
@@ -268,7 +275,7 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || len(fs.nodes) >= fs.limit && fs.byFile[fileID{st.Dev, st.Ino}] == nil {
+	if fs.closed || len(fs.nodes) >= fs.limits.nodes && fs.byFile[fileID{st.Dev, st.Ino}] == nil {
 		_ = unix.Close(fd)
 		return fuse.Status(unix.ENFILE)
 	}

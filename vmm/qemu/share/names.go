@@ -23,8 +23,9 @@ func (fs *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse
 	return fs.lookup(dir, name, out)
 }
 
-// make makes a name by do, gives it to who asks, and looks it up.
-func (fs *FS) make(h *fuse.InHeader, name string, out *fuse.EntryOut, do func(dir int) error) fuse.Status {
+// make makes a name by do, gives it to who asks, and looks it up. Of what has
+// permission bits they are mode's.
+func (fs *FS) make(h *fuse.InHeader, name string, mode uint32, out *fuse.EntryOut, do func(dir int) error) fuse.Status {
 	dir, done, code := fs.useDir(h.NodeId)
 	if !code.Ok() {
 		return code
@@ -39,7 +40,28 @@ func (fs *FS) make(h *fuse.InHeader, name string, out *fuse.EntryOut, do func(di
 	if err := fs.own(dir.fd, name, h.Caller); err != nil {
 		return fuse.ToStatus(err)
 	}
-	return fs.lookup(dir, name, out)
+	if code := fs.lookup(dir, name, out); !code.Ok() {
+		return code
+	}
+	return fs.permit(mode&modeBits, out)
+}
+
+// permit gives a file that was just made the bits that the host's umask took from
+// it: the guest has one of its own, and has heeded it.
+func (fs *FS) permit(mode uint32, out *fuse.EntryOut) fuse.Status {
+	if out.Mode&unix.S_IFMT == unix.S_IFLNK || out.Mode&mode == mode {
+		return fuse.OK
+	}
+	n, done, code := fs.use(out.NodeId)
+	if !code.Ok() {
+		return code
+	}
+	defer done()
+	if err := unix.Chmod(again(n.fd), out.Mode&^unix.S_IFMT|mode); err != nil {
+		return fuse.ToStatus(err)
+	}
+	out.Mode |= mode
+	return fuse.OK
 }
 
 // own gives a name that was just made to who asked for it.
@@ -52,7 +74,7 @@ func (fs *FS) own(dir int, name string, c fuse.Caller) error {
 
 // Mkdir makes a directory.
 func (fs *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return fs.make(&in.InHeader, name, out, func(dir int) error { return unix.Mkdirat(dir, name, in.Mode&modeBits) })
+	return fs.make(&in.InHeader, name, in.Mode, out, func(dir int) error { return unix.Mkdirat(dir, name, in.Mode&modeBits) })
 }
 
 // Mknod makes a file, a pipe or a socket; a device never.
@@ -61,12 +83,12 @@ func (fs *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.
 	if kind != unix.S_IFREG && kind != unix.S_IFIFO && kind != unix.S_IFSOCK && kind != 0 {
 		return fuse.EPERM
 	}
-	return fs.make(&in.InHeader, name, out, func(dir int) error { return unix.Mknodat(dir, name, kind|in.Mode&modeBits, 0) })
+	return fs.make(&in.InHeader, name, in.Mode, out, func(dir int) error { return unix.Mknodat(dir, name, kind|in.Mode&modeBits, 0) })
 }
 
 // Symlink makes a symbolic link, which nobody here follows.
 func (fs *FS) Symlink(_ <-chan struct{}, h *fuse.InHeader, to, name string, out *fuse.EntryOut) fuse.Status {
-	return fs.make(h, name, out, func(dir int) error { return unix.Symlinkat(to, dir, name) })
+	return fs.make(h, name, 0, out, func(dir int) error { return unix.Symlinkat(to, dir, name) })
 }
 
 // Link makes another name of a file.
