@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,6 +41,8 @@ type up struct {
 	networks map[string]spec.Network
 	observed state.World
 
+	inactive []string // containers of the file that are not asked for
+
 	graph    *graph
 	selected map[string]bool   // containers that this plan brings up
 	named    map[string]bool   // containers that the user named, or all
@@ -53,7 +56,7 @@ type up struct {
 // about the options, or a stack that spec.Load would have refused: it is a
 // diag.Findings.
 func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
-	u := &up{o: o, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes, networks: desired.Networks}
+	u := &up{o: o, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes, networks: desired.Networks, inactive: desired.Inactive}
 	if err := u.check(); err != nil {
 		return nil, err
 	}
@@ -199,6 +202,8 @@ func (u *up) surplus(before map[string]int) {
 		c, declared := u.desired[t.Container]
 		why := "not in the stack file"
 		switch {
+		case !declared && slices.Contains(u.inactive, t.Container):
+			continue // it may run: down, stop and rm know it
 		case !declared && !u.o.RemoveOrphans:
 			orphans[t.Container] = append(orphans[t.Container], o.Name)
 			continue

@@ -24,6 +24,12 @@ func edited(s *spec.Stack, name string, edit func(*spec.Container)) *spec.Stack 
 	return s
 }
 
+// withInactive is a stack whose file has more containers, which are not asked for.
+func withInactive(s *spec.Stack, inactive ...string) *spec.Stack {
+	s.Inactive = inactive
+	return s
+}
+
 func memory(n uint64) func(*spec.Container) { return func(c *spec.Container) { c.Memory = n * mib } }
 
 // upCase is one plan. A want is the plan and its warnings.
@@ -326,6 +332,7 @@ func TestUpScalesAndTakesAway(t *testing.T) {
 warning: migrate-1: not in the stack file; --remove-orphans removes it
 warning: web-1, web-2: not in the stack file; --remove-orphans removes it
 `},
+		{name: "what is not asked for is no orphan", stack: withInactive(stack("db", db), "migrate", "web"), world: up, o: Options{RemoveOrphans: true}},
 		{name: "orphans go", stack: stack("db", db), world: up, o: Options{RemoveOrphans: true}, want: `
 #1 stop container/web-2 (not in the stack file)
 #2 remove container/web-2 after [1] (not in the stack file)

@@ -19,6 +19,8 @@ type checker struct {
 	file *file
 	// env has the env files that were read, by path.
 	env map[string]map[string]string
+	// active are the containers that are in the stack (profiles).
+	active map[string]bool
 	// loops counts cycles of dependencies.
 	loops int
 }
@@ -47,8 +49,10 @@ func (c *checker) containers() map[string]Container {
 		out.Interfaces = c.interfaces(name, d)
 		out.Secrets = c.given(name, "secrets", "secret", out.Secrets, c.file.secrets)
 		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
-		all[name] = out
 		d.Container = out
+		if out.DependsOn = c.withActive(out.DependsOn); c.active[name] {
+			all[name] = out
+		}
 		c.file.containers[name] = d
 	}
 	return all
@@ -67,6 +71,9 @@ func (c *checker) at(container string) *trail {
 func (c *checker) environment(name string, d declared) map[string]string {
 	all := map[string]string{}
 	for i, f := range d.envFiles {
+		if !c.active[name] {
+			break // its files need not be there
+		}
 		for k, v := range c.envFile(f, c.at(name).key("env_file").item(i)) {
 			all[k] = v
 		}
@@ -129,6 +136,7 @@ func (c *checker) check() {
 		c.source(e)
 		c.rootFS(e)
 		c.dependencies(e)
+		c.wanting(e)
 		c.instanceNames(e)
 		c.places(e)
 	}
@@ -159,7 +167,7 @@ func (c *checker) source(e entry) {
 // rootFS: the source exists and is what the key says.
 func (c *checker) rootFS(e entry) {
 	r := c.file.containers[e.key.text].RootFS
-	if r == nil {
+	if r == nil || !c.active[e.key.text] {
 		return
 	}
 	regular := func(m fs.FileMode) bool { return m.IsRegular() }

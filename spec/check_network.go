@@ -78,6 +78,9 @@ func (c *checker) networks(containers *node) {
 				c.w.error(n, at, "leave it out, or make replicas 1", "%d instances of %q would have the same address", d.Replicas, e.key.text)
 				continue
 			}
+			if !c.active[e.key.text] {
+				continue // one that takes its place may have its address
+			}
 			c.addresses(n, at, e.key.text, f, taken)
 			c.once(n, at, f.Network, f.MAC, e.key.text, macs)
 		}
@@ -229,7 +232,7 @@ func (c *checker) hostPorts(containers *node) {
 	for _, e := range containers.entries {
 		d, ok := c.file.containers[e.key.text]
 		n := e.value.child("ports")
-		if !ok || n == nil || len(d.Ports) == 0 || !c.w.spend(n, n) {
+		if !ok || !c.active[e.key.text] || n == nil || len(d.Ports) == 0 || !c.w.spend(n, n) {
 			continue
 		}
 		for _, p := range d.Ports {

@@ -37,6 +37,9 @@ func (c *checker) volumes(containers *node) {
 				c.undeclared(m, at.item(i), mount.Source)
 				continue
 			}
+			if !c.active[name] {
+				continue
+			}
 			uses[mount.Source] = append(uses[mount.Source], use{name, m, at.item(i), mount.ReadOnly()})
 		}
 	}
@@ -83,7 +86,7 @@ func (c *checker) binds(containers *node) {
 	for _, e := range containers.entries {
 		name := e.key.text
 		n := e.value.child("mounts")
-		if n == nil || n.kind != listNode || !c.w.spend(n, n) {
+		if !c.active[name] || n == nil || n.kind != listNode || !c.w.spend(n, n) {
 			continue
 		}
 		at := c.at(name).key("mounts")

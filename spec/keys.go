@@ -41,6 +41,7 @@ type declared struct {
 	Container
 	envFiles []envFile
 	networks []Interface // Compose's shorthand for the interfaces
+	profiles []string    // of a container that is in the stack only where one of them is asked for
 }
 
 var nameText = regexp.MustCompile(namePattern)
@@ -187,6 +188,8 @@ func lifeKeys() []field[declared] {
 			func(c *declared) *Restart { return &c.Restart }),
 		key("replicas", "How many instances. Default: 1.", integer(0, maxReplicas),
 			func(c *declared) *int { return &c.Replicas }),
+		key("profiles", "The container is in the stack where one of them is asked for (--profile), or it is named.", profiles(),
+			func(c *declared) *[]string { return &c.profiles }),
 		key("labels", "For people and tools.", labels,
 			func(c *declared) *map[string]string { return &c.Labels }),
 	}
@@ -200,7 +203,6 @@ func laterKeys() []field[declared] {
 		{"an image is taken for the host's platform", "platform"},
 		{"no system call is filtered", "seccomp"},
 		{"every machine is made alike", "kernel oci_runtime devices"},
-		{"every container of the file is in the stack", "profiles"},
 	} {
 		for _, name := range strings.Fields(group.keys) {
 			all = append(all, reserved[declared](name, group.why))

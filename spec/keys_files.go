@@ -375,7 +375,7 @@ func (c *checker) hostSockets(containers *node) {
 		d := c.file.containers[e.key.text]
 		items := e.value.child("sockets")
 		for i, s := range d.Sockets {
-			if s.Direction != "out_of" || items == nil || len(items.items) != len(d.Sockets) {
+			if s.Direction != "out_of" || !c.active[e.key.text] || items == nil || len(items.items) != len(d.Sockets) {
 				continue
 			}
 			n, at := items.items[i].child("destination"), c.at(e.key.text).key("sockets").item(i)

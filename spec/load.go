@@ -23,13 +23,15 @@ func Load(opts Options) (*Loaded, error) {
 	if err := findings.Err(); err != nil {
 		return nil, err
 	}
-	return &Loaded{Stack: stack, Files: l.read, Findings: findings}, nil
+	return &Loaded{Stack: stack, Files: l.read, Profiles: l.profiles, Findings: findings}, nil
 }
 
 type loader struct {
 	opts   Options
 	report *reporter
 	read   []string // absolute paths
+	// profiles are those that the files name.
+	profiles []string
 }
 
 // input is one stack file that was read.
@@ -64,7 +66,10 @@ func (l *loader) load() *Stack {
 		return nil
 	}
 	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}}
-	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Volumes: f.volumes, Secrets: f.secrets, Configs: f.configs}
+	c.activate(l.opts)
+	l.profiles = c.profileNames()
+	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
+		Volumes: c.volumesInUse(), Secrets: f.secrets, Configs: f.configs}
 	stack.Networks = usedNetworks(stack.Containers, f.networks)
 	c.check()
 	if len(stack.Volumes) == 0 {

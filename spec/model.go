@@ -15,6 +15,7 @@ type Stack struct {
 	Name       string               `json:"name"`
 	Dir        string               `json:"dir"` // absolute folder of the first file; relative paths start there
 	Containers map[string]Container `json:"containers"`
+	Inactive   []string             `json:"-"` // containers of the file whose profiles are not asked for; sorted
 	Volumes    map[string]Volume    `json:"volumes,omitempty"`
 	Secrets    map[string]Origin    `json:"secrets,omitempty"`
 	Configs    map[string]Origin    `json:"configs,omitempty"`
@@ -268,6 +269,11 @@ type Options struct {
 	// line says. Findings call it OverName.
 	Over     []byte
 	OverName string
+	// Profiles have the containers that name one of them in the stack; "*": all.
+	Profiles []string
+	// Named containers are in the stack whatever their profiles, with what they
+	// cannot be without. One that there is not is ignored.
+	Named []string
 	// LookupEnv answers variables for ${VAR} and for names of environment that
 	// have no value; .env beside the first file is consulted after it. Nil: none.
 	LookupEnv func(string) (string, bool)
@@ -277,5 +283,6 @@ type Options struct {
 type Loaded struct {
 	Stack    *Stack
 	Files    []string // absolute paths read, in order; "-" is Stdin
+	Profiles []string // all that the files name; sorted
 	Findings diag.Findings
 }

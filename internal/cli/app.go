@@ -144,6 +144,7 @@ func globalFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "file", Aliases: []string{"f"}, Usage: "stack `FILE`; repeatable, - is standard input", EnvVars: []string{"VZCOMPOSE_FILE"}},
 		&cli.StringFlag{Name: "name", Aliases: []string{"n", "p", "project-name"}, Usage: "`NAME` of the stack", EnvVars: []string{"VZCOMPOSE_NAME"}},
+		&cli.StringSliceFlag{Name: "profile", Usage: "with the containers of profile `NAME`; repeatable, * is all", EnvVars: []string{"VZCOMPOSE_PROFILES"}},
 		&cli.StringFlag{Name: "project-directory", Usage: "`FOLDER` that relative paths start from"},
 		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, tty, plain, json or quiet"},
 		&cli.BoolFlag{Name: "no-color", Usage: "no colours", EnvVars: []string{"NO_COLOR"}},

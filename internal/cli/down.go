@@ -80,7 +80,7 @@ func (a *app) planCommand() *cli.Command {
 }
 
 func (a *app) plan(c *cli.Context) error {
-	w, err := a.withFile(c)
+	w, err := a.withFile(c, c.Args().Slice()...)
 	if err != nil {
 		return err
 	}

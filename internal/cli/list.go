@@ -218,6 +218,7 @@ func (a *app) configCommand() *cli.Command {
 			&cli.BoolFlag{Name: "services", Usage: "names of containers"},
 			&cli.BoolFlag{Name: "images", Usage: "images"},
 			&cli.BoolFlag{Name: "volumes", Usage: "names of volumes"},
+			&cli.BoolFlag{Name: "profiles", Usage: "names of profiles, of all containers of the file"},
 		},
 		Action: a.config,
 	}
@@ -235,6 +236,8 @@ func (a *app) config(c *cli.Context) error {
 		for n := range s.Containers {
 			names = append(names, n)
 		}
+	case c.Bool("profiles"):
+		names = loaded.Profiles
 	case c.Bool("images"):
 		for _, ct := range s.Containers {
 			if ct.Image != "" {

@@ -78,12 +78,14 @@ func (a *app) whyCold(s settings.Settings) string {
 // maxStdin bounds a stack file on standard input, in bytes.
 const maxStdin = 8 << 20
 
-// load reads the stack file. Warnings are shown, findings are the error.
-func (a *app) load(c *cli.Context) (*spec.Loaded, error) {
+// load reads the stack file, named containers in the stack whatever their profiles.
+// Warnings are shown, findings are the error.
+func (a *app) load(c *cli.Context, named ...string) (*spec.Loaded, error) {
 	o, err := a.loadOptions(c)
 	if err != nil {
 		return nil, err
 	}
+	o.Named = named
 	return a.loadAs(o)
 }
 
@@ -100,7 +102,7 @@ func (a *app) loadAs(o spec.Options) (*spec.Loaded, error) {
 // loadOptions say which stack the command line means.
 func (a *app) loadOptions(c *cli.Context) (spec.Options, error) {
 	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"),
-		LookupEnv: a.deps.LookupEnv}
+		Profiles: c.StringSlice("profile"), LookupEnv: a.deps.LookupEnv}
 	if slices.Contains(o.Files, "-") {
 		var err error
 		if o.Stdin, err = io.ReadAll(io.LimitReader(a.deps.Stdin, maxStdin)); err != nil {
@@ -117,9 +119,10 @@ type work struct {
 	desired *spec.Stack // nil where no file was read
 }
 
-// withFile opens the stack that the file declares.
-func (a *app) withFile(c *cli.Context) (*work, error) {
-	loaded, err := a.load(c)
+// withFile opens the stack that the file declares, named containers in it whatever
+// their profiles.
+func (a *app) withFile(c *cli.Context, named ...string) (*work, error) {
+	loaded, err := a.load(c, named...)
 	if err != nil {
 		return nil, err
 	}

@@ -103,6 +103,7 @@ func (a *app) withRun(c *cli.Context, container string, command []string) (*work
 	if err != nil {
 		return nil, err
 	}
+	o.Named = []string{container}
 	plain, err := spec.Load(o)
 	if err != nil {
 		return nil, err

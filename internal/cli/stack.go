@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,14 +36,11 @@ func (a *app) scale(c *cli.Context) error {
 	if len(opts.Scale) == 0 {
 		return usage("scale wants NAME=N")
 	}
-	w, err := a.withFile(c)
+	opts.Only = slices.Sorted(maps.Keys(opts.Scale))
+	w, err := a.withFile(c, opts.Only...)
 	if err != nil {
 		return err
 	}
-	for name := range opts.Scale {
-		opts.Only = append(opts.Only, name)
-	}
-	slices.Sort(opts.Only)
 	return a.carryOut(c, w, func(world state.World) (*planner.Plan, error) {
 		for _, i := range world.Instances { // what was scaled before and is not named stays so
 			ct, declared := w.desired.Containers[i.Container]
@@ -87,7 +85,7 @@ func (a *app) pull(c *cli.Context) error {
 	if policy != "always" && policy != "missing" {
 		return usage("--policy %s: it is always or missing", policy)
 	}
-	w, err := a.withFile(c)
+	w, err := a.withFile(c, c.Args().Slice()...)
 	if err != nil {
 		return err
 	}

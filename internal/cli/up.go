@@ -89,7 +89,7 @@ func overridePull(s *spec.Stack, policy string) error {
 
 func (a *app) up(c *cli.Context) error {
 	a.cold = c.Bool("cold")
-	w, err := a.withFile(c)
+	w, err := a.withFile(c, c.Args().Slice()...)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (a *app) createCommand() *cli.Command {
 }
 
 func (a *app) create(c *cli.Context) error {
-	w, err := a.withFile(c)
+	w, err := a.withFile(c, c.Args().Slice()...)
 	if err != nil {
 		return err
 	}
