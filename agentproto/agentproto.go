@@ -190,6 +190,8 @@ type Start struct {
 	// Groups are looked up likewise, and are supplementary groups beside those
 	// that the user has: names or numbers.
 	Groups []string `json:"groups,omitempty"`
+	// Devices are devices of the machine that the container has too. Init only.
+	Devices []Device `json:"devices,omitempty"`
 	// Init puts a small init of ours before the container's process: it is its
 	// parent, passes signals on and reaps orphans.
 	Init bool `json:"init,omitempty"`
@@ -201,6 +203,13 @@ type Start struct {
 	Stdin  string `json:"stdin,omitempty"`
 	Stdout string `json:"stdout,omitempty"`
 	Stderr string `json:"stderr,omitempty"`
+}
+
+// Device is a device of the machine, beneath its /dev, that is to be at Path in
+// the container. Everybody may open it who can reach it.
+type Device struct {
+	Source string `json:"source"`
+	Path   string `json:"path"`
 }
 
 // InitID is the ID of the container's own process.

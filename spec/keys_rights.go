@@ -3,6 +3,7 @@ package spec
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,8 @@ func limitKeys() []field[declared] {
 			func(c *declared) *bool { return &c.Init }),
 		key("group_add", "Groups beside those of the user: names of the image, or numbers.", list(group()),
 			func(c *declared) *[]string { return &c.GroupAdd }),
+		key("devices", "Devices of the machine that the container has too: /dev/fuse, or source:destination.", devices(),
+			func(c *declared) *[]string { return &c.Devices }),
 		key("ulimits", "Limits of each process: a number, or {soft, hard}; -1 is none.", ulimits(),
 			func(c *declared) *map[string]Ulimit { return &c.Ulimits }),
 		key("masked_paths", "Paths that the container cannot see into, in place of the usual ones.", guestPaths("masked_paths"),
@@ -29,6 +32,56 @@ func limitKeys() []field[declared] {
 		key("virtualization", "true: machines can be run in the machine, where the host can do that.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.Virtualization }),
 	}
+}
+
+// devices are Compose's words, source[:destination[:permissions]]. Whether the
+// machine's kernel has such a device is known when there is a machine.
+func devices() kind[[]string] {
+	k := list(text(nil, device))
+	decode := k.decode
+	k.decode = func(w *walker, n *node, at *trail) ([]string, bool) {
+		all, ok := decode(w, n, at)
+		first := map[string]bool{}
+		for i, d := range all {
+			_, to := SplitDevice(d)
+			if first[to] && i < len(n.items) {
+				w.error(n.items[i], at.item(i), "", "%s is already a device's", quote(to))
+				ok = false
+			}
+			first[to] = true
+		}
+		return all, ok
+	}
+	return k
+}
+
+func device(text string) (string, error) {
+	from, rest, _ := strings.Cut(text, ":")
+	to, rights, given := strings.Cut(rest, ":")
+	if to == "" {
+		to = from
+	}
+	clean := func(s string) bool { return path.Clean(s) == s && path.IsAbs(s) && len(s) < 4096 }
+	switch {
+	case !clean(from) || !strings.HasPrefix(from, "/dev/"):
+		return "", wrong{quote(text) + " is not a device", "write one of the machine's, such as /dev/fuse"}
+	case !clean(to) || to == "/":
+		return "", wrong{quote(to) + " is not a place for a device", "write an absolute path"}
+	case given && rights != "rwm":
+		return "", wrong{quote(rights) + " cannot be held: who has a device has it whole", "leave it out; permission bits say who may open it"}
+	case from == to:
+		return from, nil
+	}
+	return from + ":" + to, nil
+}
+
+// SplitDevice takes a word of Container.Devices apart.
+func SplitDevice(word string) (source, destination string) {
+	source, destination, ok := strings.Cut(word, ":")
+	if !ok {
+		destination = source
+	}
+	return source, destination
 }
 
 func writableKeys() *object[WritableLayer] {

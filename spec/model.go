@@ -56,6 +56,7 @@ type Container struct {
 
 	Init     bool              `json:"init,omitempty"`      // a small init stands before the process
 	GroupAdd []string          `json:"group_add,omitempty"` // names of the image, or numbers
+	Devices  []string          `json:"devices,omitempty"`   // "/dev/fuse", or source:destination
 	Ulimits  map[string]Ulimit `json:"ulimits,omitempty"`   // by name: "nofile"
 	// MaskedPaths and ReadonlyPaths: nil means the usual ones, empty means none.
 	MaskedPaths   []string       `json:"masked_paths,omitzero"`

@@ -21,6 +21,10 @@ import (
 // is.
 func transcribe(rec *store.Instance, c spec.Container) {
 	rec.Init, rec.Groups, rec.BootLog, rec.Nested = c.Init, c.GroupAdd, c.BootLog, c.Virtualization
+	for _, d := range c.Devices {
+		source, path := spec.SplitDevice(d)
+		rec.Devices = append(rec.Devices, store.Device{Source: source, Path: path})
+	}
 	for _, s := range c.Sockets {
 		rec.Relays = append(rec.Relays, state.Relay{Direction: s.Direction, Source: s.Source, Destination: s.Destination, Mode: s.Mode})
 	}

@@ -125,6 +125,9 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 		}
 	}
 	o.Process.User, o.Process.Groups, o.Process.Init = s.User, s.Groups, s.Init
+	if err := o.addDevices(s.Devices); err != nil {
+		return nil, err
+	}
 	switch {
 	case s.Init && s.Spec == nil:
 		return nil, errs.New(errs.InvalidArgument, "an init for a process in the container")
@@ -242,6 +245,9 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 		if err := a.modules.need(m.Type); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Target, err)
 		}
+	}
+	if err := a.findDevices(o.Container); err != nil {
+		return err
 	}
 	now, pids := settings(o.Container.resources)
 	gctx, cancel := context.WithTimeout(ctx, stopLimit)

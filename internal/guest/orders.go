@@ -4,6 +4,8 @@ package guest
 
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/vzcompose/vzcompose/agentproto"
 )
 
 // orders are what the agent tells the stage. They are built new from an
@@ -26,6 +28,7 @@ type containerOrders struct {
 	Domainname    string                `json:"domainname,omitempty"`
 	Mounts        []mountOrder          `json:"mounts,omitempty"`
 	Devices       []deviceOrder         `json:"devices,omitempty"`
+	wanted        []agentproto.Device   // of the machine's; added to Devices before the stage has its orders
 	Masked        []string              `json:"masked,omitempty"`
 	ReadOnlyPaths []string              `json:"read_only_paths,omitempty"`
 	Sysctls       []sysctl              `json:"sysctls,omitempty"`

@@ -173,6 +173,7 @@ func debianLike() []entry {
 		m("drivers/char/virtio_console.ko", "virtio,virtio_ring"),
 		m("drivers/net/ethernet/e1000.ko", ""),
 		m("drivers/net/net_failover.ko", "failover"),
+		m("drivers/net/tun.ko", ""),
 		m("drivers/net/virtio_net.ko", "virtio_ring,virtio,net_failover"),
 		m("drivers/virtio/virtio.ko", "virtio_ring"),
 		m("drivers/virtio/virtio_balloon.ko", "virtio,virtio_ring"),
@@ -198,7 +199,7 @@ func debianLike() []entry {
 const debianLikeKernel = "amd64 6.1.0-1-test boot=vsock.ko,virtio_ring.ko,virtio.ko," +
 	"vmw_vsock_virtio_transport_common.ko,vmw_vsock_virtio_transport.ko,virtio_blk.ko,libcrc32c.ko,erofs.ko," +
 	"overlay.ko,virtio_pci_modern_dev.ko,virtio_pci.ko" +
-	" fuse=fuse.ko virtio_balloon=virtio_balloon.ko virtio_console=virtio_console.ko virtio_mmio=virtio_mmio.ko" +
+	" fuse=fuse.ko tun=tun.ko virtio_balloon=virtio_balloon.ko virtio_console=virtio_console.ko virtio_mmio=virtio_mmio.ko" +
 	" virtio_net=failover.ko,net_failover.ko,virtio_net.ko virtio_rng=virtio_rng.ko virtiofs=fuse.ko,virtiofs.ko" +
 	" builtin=ext4 missing="
 

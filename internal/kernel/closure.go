@@ -47,7 +47,7 @@ func bootWants(arch string) []want {
 func lazyWants() []want {
 	return []want{
 		{name: "virtio_net"}, {name: "fuse"}, {name: "virtiofs"}, {name: "virtio_balloon"},
-		{name: "virtio_console"}, {name: "virtio_rng"}, {name: "virtio_mmio"},
+		{name: "virtio_console"}, {name: "virtio_rng"}, {name: "virtio_mmio"}, {name: "tun"},
 	}
 }
 

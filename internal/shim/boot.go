@@ -193,7 +193,7 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	}
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
-	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User,
+	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User, Devices: devicesOf(s.inst),
 		Groups: s.inst.Groups, Init: s.inst.Init, Runtime: s.inst.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok})
 	if err == nil {
 		err = s.openRelays(sctx, m, agent)
@@ -211,6 +211,14 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	clock.lap("process started")
 	un.Release()
 	return &brought{m, agent, out, place, clock}, nil
+}
+
+func devicesOf(i store.Instance) []agentproto.Device {
+	var all []agentproto.Device
+	for _, d := range i.Devices {
+		all = append(all, agentproto.Device(d))
+	}
+	return all
 }
 
 // awaitAttended waits until somebody is attached, where somebody is to be.

@@ -55,6 +55,7 @@ type Instance struct {
 	StopSignal  int           `json:"stop_signal"` // Linux number
 	StopTimeout time.Duration `json:"stop_timeout"`
 
+	Devices    []Device      `json:"devices,omitempty"`
 	Groups     []string      `json:"groups,omitempty"`      // of its process, beside its user's
 	Nested     bool          `json:"nested,omitempty"`      // machines can be run in its machine
 	Stdin      bool          `json:"stdin,omitempty"`       // its process reads standard input
@@ -84,6 +85,12 @@ type Share struct {
 	Path     string `json:"path"`
 	File     string `json:"file,omitempty"` // its name, where it is a file
 	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Device is a device of the machine that its container has too, at Path.
+type Device struct {
+	Source string `json:"source"`
+	Path   string `json:"path"`
 }
 
 // File is a secret or a config: where its text comes from is kept, the text is
