@@ -139,6 +139,7 @@ func (c *checker) check() {
 		c.wanting(e)
 		c.instanceNames(e)
 		c.places(e)
+		c.kernelFiles(e)
 	}
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)
@@ -271,4 +272,32 @@ func (c *checker) cycle(loop []string) {
 		shown = append(shown, loop[len(loop)-10:]...)
 	}
 	c.w.error(n.entry(loop[1]).key, at, "", "containers wait for each other: %s", strings.Join(shown, " → "))
+}
+
+// kernelFiles: they are there.
+func (c *checker) kernelFiles(e entry) {
+	k := c.file.containers[e.key.text].Kernel
+	if k == nil || !c.active[e.key.text] {
+		return
+	}
+	for _, f := range []struct {
+		key, path, is string
+		fits          func(fs.FileMode) bool
+	}{
+		{"path", k.Path, "a file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() }},
+		{"modules", k.Modules, "a folder", fs.FileMode.IsDir},
+	} {
+		if f.path == "" {
+			continue
+		}
+		n, at := e.value.child("kernel").child(f.key), c.at(e.key.text).key("kernel").key(f.key)
+		switch info, err := os.Stat(f.path); {
+		case errors.Is(err, fs.ErrNotExist):
+			c.w.error(n, at, "", "%s does not exist", quote(n.text))
+		case err != nil:
+			c.w.error(n, at, "", "%s: %s", quote(n.text), reason(err))
+		case !f.fits(info.Mode()):
+			c.w.error(n, at, "", "%s is not %s", quote(n.text), f.is)
+		}
+	}
 }

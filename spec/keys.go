@@ -202,7 +202,7 @@ func laterKeys() []field[declared] {
 	for _, group := range []struct{ why, keys string }{
 		{"an image is taken for the host's platform", "platform"},
 		{"no system call is filtered", "seccomp"},
-		{"every machine is made alike", "kernel oci_runtime"},
+		{"every machine is made alike", "oci_runtime"},
 	} {
 		for _, name := range strings.Fields(group.keys) {
 			all = append(all, reserved[declared](name, group.why))

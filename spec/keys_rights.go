@@ -29,6 +29,8 @@ func limitKeys() []field[declared] {
 			func(c *declared) **WritableLayer { return &c.WritableLayer }),
 		key("overhead", "What the machine has beside what the container may use.", absentWhenEmpty(pointer(overheadKeys().kind())),
 			func(c *declared) **Overhead { return &c.Overhead }),
+		key("kernel", "The kernel of the machine, in place of the usual.", absentWhenEmpty(pointer(kernelKeys().kind())),
+			func(c *declared) **Kernel { return &c.Kernel }),
 		key("virtualization", "true: machines can be run in the machine, where the host can do that.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.Virtualization }),
 	}

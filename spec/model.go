@@ -64,6 +64,7 @@ type Container struct {
 	ShmSize       uint64         `json:"shm_size,omitempty"` // bytes; 0: 64 MiB
 	WritableLayer *WritableLayer `json:"writable_layer,omitempty"`
 	Overhead      *Overhead      `json:"overhead,omitempty"`
+	Kernel        *Kernel        `json:"kernel,omitempty"`
 	// Virtualization lets machines be run in the machine.
 	Virtualization bool `json:"virtualization,omitempty"`
 

@@ -198,6 +198,9 @@ func (a *app) kernelList(c *cli.Context) error {
 		if k.Default {
 			isDefault = "yes"
 		}
+		if k.Asked {
+			isDefault = "of a stack file"
+		}
 		t.add(k, k.ID, k.ID, k.Version, k.Arch, isDefault, k.Origin, k.Imported.Format(time.DateTime))
 	}
 	return a.show(c, t)

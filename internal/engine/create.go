@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/kernel"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
@@ -148,6 +150,9 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 	if err != nil {
 		return rec, err
 	}
+	if err := s.ownKernel(ctx, c, &rec, report); err != nil {
+		return rec, err
+	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
 		if m.Type == "bind" && ids[shareKey(m)] == "" {
@@ -241,6 +246,49 @@ func (s *Stack) root(ctx context.Context, c spec.Container, rec *store.Instance,
 		_, err = os.Stat(r.Block)
 	}
 	return cfg, err
+}
+
+// ownKernel takes in the kernel that a container asks for. What lies there now is
+// what its machine boots until it is declared anew.
+func (s *Stack) ownKernel(ctx context.Context, c spec.Container, rec *store.Instance, report func(event.Progress)) error {
+	if c.Kernel == nil {
+		return nil
+	}
+	rec.KernelArgs = c.Kernel.Cmdline
+	if c.Kernel.Path == "" {
+		return nil
+	}
+	k, err := s.takeKernel(ctx, *c.Kernel, func(phase string, current, total int64) {
+		report(event.Progress{Phase: phase, Current: current, Total: total})
+	})
+	if err != nil {
+		return err
+	}
+	if k.Arch != runtime.GOARCH {
+		return errs.New(errs.InvalidArgument, "kernel %s is for %s, machines of this host are %s", c.Kernel.Path, k.Arch, runtime.GOARCH)
+	}
+	rec.Kernel = k.ID
+	return nil
+}
+
+// takeKernel takes a kernel in once for all that ask for it in one command: a
+// package takes seconds to unpack.
+func (e *Engine) takeKernel(ctx context.Context, k spec.Kernel, report kernel.Progress) (kernel.Kernel, error) {
+	e.taking.Lock()
+	defer e.taking.Unlock()
+	from := [2]string{k.Path, k.Modules}
+	if taken, ok := e.taken[from]; ok {
+		return taken, nil
+	}
+	taken, err := e.o.Kernels.Take(ctx, k.Path, k.Modules, report)
+	if err != nil {
+		return taken, err
+	}
+	if e.taken == nil {
+		e.taken = map[[2]string]kernel.Kernel{}
+	}
+	e.taken[from] = taken
+	return taken, nil
 }
 
 // copyUp is the directory of the image whose files a new volume gets: where it

@@ -64,8 +64,11 @@ type Options struct {
 type Engine struct {
 	o Options
 
-	boot sync.Mutex // guards the following: what machines boot from
-	from *bootFiles
+	boot sync.Mutex            // guards the following: what machines boot from
+	from map[string]*bootFiles // by the id of the kernel; "": the default one
+
+	taking sync.Mutex // held while a kernel is taken in, guards the following
+	taken  map[[2]string]kernel.Kernel
 }
 
 // bootFiles are the kernel and the initramfs.
@@ -165,17 +168,20 @@ func (s *Stack) pull(ctx context.Context, op planner.Pull, report func(event.Pro
 }
 
 // bootFrom answers what machines boot from, found or made once.
-func (e *Engine) bootFrom(ctx context.Context) (*bootFiles, error) {
+func (e *Engine) bootFrom(ctx context.Context) (*bootFiles, error) { return e.bootWith(ctx, "") }
+
+// bootWith is bootFrom for machines that ask for a kernel; "": the default one.
+func (e *Engine) bootWith(ctx context.Context, id string) (*bootFiles, error) {
 	e.boot.Lock()
 	defer e.boot.Unlock()
-	if e.from != nil {
-		return e.from, nil
+	if from := e.from[id]; from != nil {
+		return from, nil
 	}
 	agent, err := agents.Binary(runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}
-	k, err := e.o.Kernels.Default(ctx, runtime.GOARCH)
+	k, err := e.kernel(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("find a kernel: %w", err)
 	}
@@ -183,6 +189,20 @@ func (e *Engine) bootFrom(ctx context.Context) (*bootFiles, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build the initramfs: %w", err)
 	}
-	e.from = &bootFiles{kernel: k.Image, initramfs: initramfs}
-	return e.from, nil
+	if e.from == nil {
+		e.from = map[string]*bootFiles{}
+	}
+	e.from[id] = &bootFiles{kernel: k.Image, initramfs: initramfs}
+	return e.from[id], nil
+}
+
+func (e *Engine) kernel(ctx context.Context, id string) (kernel.Kernel, error) {
+	if id == "" {
+		return e.o.Kernels.Default(ctx, runtime.GOARCH)
+	}
+	k, err := e.o.Kernels.Find(id)
+	if errs.Is(err, errs.NotFound) {
+		err = errs.WithHint(err, "it was removed; up --force-recreate takes it in again")
+	}
+	return k, err
 }

@@ -94,7 +94,7 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	from, err := s.bootFrom(ctx)
+	from, err := s.bootWith(ctx, rec.Kernel)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func newShop(t *testing.T, kind string, o Options, args ...string) *Stack {
 		}
 		return path
 	}
-	s.from = &bootFiles{kernel: file(filepath.Join(s.o.Home.Dir, "kernel")), initramfs: file(filepath.Join(s.o.Home.Dir, "initramfs"))}
+	s.from = map[string]*bootFiles{"": {kernel: file(filepath.Join(s.o.Home.Dir, "kernel")), initramfs: file(filepath.Join(s.o.Home.Dir, "initramfs"))}}
 	declare(t, s, store.Instance{Container: "web", Name: "web-1", Index: 1, CPUs: 1, Memory: 64 << 20,
 		Root: file(filepath.Join(s.o.Home.Dir, "root")), StopSignal: agentproto.SIGTERM, StopTimeout: time.Minute,
 		Runtime: &specs.Spec{Hostname: "web-1", Root: &specs.Root{Path: agentproto.RootPath},

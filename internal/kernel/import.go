@@ -24,6 +24,7 @@ type source struct {
 	// modules answers the modules for the release found in the image; a nil
 	// tree means that all is taken to be built in.
 	modules func(ctx context.Context, release string) (*moduleTree, error)
+	asked   bool // by one who asks for it, not for all
 }
 
 // undoLimit bounds the clean-up of an import.
@@ -34,6 +35,17 @@ const undoLimit = time.Minute
 // has to be believed that all a machine needs is built in. progress may be nil.
 // The same content is stored once; importing it again makes it the newest.
 func (s *Store) Import(ctx context.Context, path string, progress func(phase string, current, total int64)) (Kernel, error) {
+	return s.importFrom(ctx, path, "", false, progress)
+}
+
+// Take is Import for one who asks for this kernel by its id: it does not become
+// what other machines boot with. modules, where it is not "", is the folder with
+// the modules of a bare image.
+func (s *Store) Take(ctx context.Context, path, modules string, progress func(phase string, current, total int64)) (Kernel, error) {
+	return s.importFrom(ctx, path, modules, true, progress)
+}
+
+func (s *Store) importFrom(ctx context.Context, path, modules string, asked bool, progress Progress) (Kernel, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return Kernel{}, fmt.Errorf("import kernel: %w", err)
@@ -43,6 +55,10 @@ func (s *Store) Import(ctx context.Context, path string, progress func(phase str
 		if err != nil {
 			return Kernel{}, err
 		}
+		if modules != "" {
+			src.modules = func(ctx context.Context, _ string) (*moduleTree, error) { return scanRelease(ctx, modules) }
+		}
+		src.asked = asked
 		return s.take(ctx, src, filepath.Join(work, "kernel"), quiet(progress))
 	})
 	if err != nil {
@@ -143,7 +159,7 @@ func (s *Store) take(ctx context.Context, src source, out string, progress Progr
 		Format: recordFormat, Version: img.version, Arch: img.arch,
 		Image:   fileRecord{Size: img.size, SHA256: img.sha256},
 		Modules: map[string]fileRecord{}, Lazy: map[string][]string{},
-		Origin: src.origin, Imported: s.now().UTC(),
+		Origin: src.origin, Imported: s.now().UTC(), Asked: src.asked,
 	}
 	if r.Version == "" {
 		r.Version = src.named
@@ -207,6 +223,13 @@ func (r *record) takeModules(ctx context.Context, tree *moduleTree, dir string) 
 // commit moves out to its place in the store. A sound kernel that is there
 // already only learns of its new origin and time; a broken one is replaced.
 func (s *Store) commit(ctx context.Context, r *record, out string) error {
+	old, sound := s.record(r.ID)
+	if sound == nil && r.Asked {
+		return nil // it stays what it is to others
+	}
+	if sound != nil {
+		old = nil
+	}
 	b, err := encodeRecord(r)
 	if err != nil {
 		return err
@@ -215,7 +238,7 @@ func (s *Store) commit(ctx context.Context, r *record, out string) error {
 		return context.Cause(ctx)
 	}
 	place := filepath.Join(s.dir, r.ID)
-	if _, err := s.record(r.ID); err == nil {
+	if old != nil {
 		return writeAtomic(filepath.Join(place, "kernel.json"), b)
 	}
 	if err := writeAtomic(filepath.Join(out, "kernel.json"), b); err != nil {

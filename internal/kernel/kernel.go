@@ -21,7 +21,9 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -49,6 +51,7 @@ type Kernel struct {
 
 	Origin   string    // what it was imported from
 	Imported time.Time // when it was last imported
+	Asked    bool      // it is for those who ask for it, and never what Default answers
 	Default  bool      // set by List: what Default answers for Arch
 	Broken   string    // why the record cannot be used; only ID is valid then
 }
@@ -97,11 +100,23 @@ func (s *Store) List(ctx context.Context) ([]Kernel, error) {
 	slices.SortStableFunc(all, newestFirst)
 	chosen := map[string]bool{}
 	for i := range all {
-		if k := &all[i]; k.Broken == "" && !chosen[k.Arch] {
+		if k := &all[i]; k.Broken == "" && !k.Asked && !chosen[k.Arch] {
 			k.Default, chosen[k.Arch] = true, true
 		}
 	}
 	return all, nil
+}
+
+// Find answers the kernel of that id. NotFound: it is not here any more.
+func (s *Store) Find(id string) (Kernel, error) {
+	k, err := s.load(id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Kernel{}, errs.New(errs.NotFound, "kernel %s", id)
+	}
+	if err != nil {
+		return Kernel{}, fmt.Errorf("read kernel %s: %w", id, err)
+	}
+	return k, nil
 }
 
 func newestFirst(a, b Kernel) int {

@@ -33,6 +33,7 @@ type record struct {
 	Missing  []string              `json:"missing,omitempty"`
 	Origin   string                `json:"origin"`
 	Imported time.Time             `json:"imported"`
+	Asked    bool                  `json:"asked,omitempty"` // only for those that ask for it
 }
 
 type fileRecord struct {
@@ -172,6 +173,7 @@ func (s *Store) kernel(r *record) Kernel {
 		Missing:    slices.Clone(r.Missing),
 		Origin:     r.Origin,
 		Imported:   r.Imported,
+		Asked:      r.Asked,
 	}
 	for want, names := range r.Lazy {
 		k.Lazy[want] = fileNames(names)

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -250,8 +249,8 @@ func (s *shim) machineConfig() *vmm.Config {
 		Name:      i.Stack + "-" + i.Name,
 		CPUs:      i.CPUs,
 		Memory:    i.Memory,
-		Kernel:    cmp.Or(i.Kernel, s.launch.Kernel),
-		Initramfs: cmp.Or(i.Initramfs, s.launch.Initramfs),
+		Kernel:    s.launch.Kernel,
+		Initramfs: s.launch.Initramfs,
 		Cold:      s.launch.Cold,
 		Console:   home.ConsoleOf(i),
 		Nested:    i.Nested,

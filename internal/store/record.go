@@ -63,8 +63,7 @@ type Instance struct {
 	OCIRuntime string        `json:"oci_runtime,omitempty"` // path in its root of what runs it; "": the agent
 	BootLog    string        `json:"boot_log,omitempty"`    // host file that gets the console too
 	KernelArgs []string      `json:"kernel_args,omitempty"`
-	Kernel     string        `json:"kernel,omitempty"`    // image; "": the default one
-	Initramfs  string        `json:"initramfs,omitempty"` // with Kernel
+	Kernel     string        `json:"kernel,omitempty"` // its id; "": the default one
 	Shares     []Share       `json:"shares,omitempty"`
 	Files      []File        `json:"files,omitempty"`
 	Relays     []state.Relay `json:"relays,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -26,7 +27,8 @@ func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 	if err := checkDisks(cfg.Disks); err != nil {
 		return err
 	}
-	if old := m.cfg; cfg.CPUs != old.CPUs || cfg.Memory != old.Memory || cfg.Kernel != old.Kernel || cfg.Initramfs != old.Initramfs {
+	if old := m.cfg; cfg.CPUs != old.CPUs || cfg.Memory != old.Memory || cfg.Kernel != old.Kernel || cfg.Initramfs != old.Initramfs ||
+		!slices.Equal(cfg.KernelArgs, old.KernelArgs) {
 		return errs.New(errs.FailedPrecondition, "it is of another make")
 	}
 	if err := m.con.redirect(cfg.Console); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -55,7 +56,8 @@ func (m *Machine) Adopt(ctx context.Context, cfg *vmm.Config) error {
 			return err
 		}
 	}
-	if old := m.cfg; cfg.CPUs != old.CPUs || cfg.Memory != old.Memory || cfg.Kernel != old.Kernel || cfg.Initramfs != old.Initramfs {
+	if old := m.cfg; cfg.CPUs != old.CPUs || cfg.Memory != old.Memory || cfg.Kernel != old.Kernel || cfg.Initramfs != old.Initramfs ||
+		!slices.Equal(cfg.KernelArgs, old.KernelArgs) {
 		return errs.New(errs.FailedPrecondition, "machine %s is of another make", old.Name)
 	}
 	m.mu.Lock()
