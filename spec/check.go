@@ -117,7 +117,7 @@ func (c *checker) envFile(f envFile, at *trail) map[string]string {
 	return vars
 }
 
-func (c *checker) check() {
+func (c *checker) check(o Options) {
 	containers := c.root.child("containers")
 	switch {
 	case containers == nil:
@@ -140,6 +140,7 @@ func (c *checker) check() {
 		c.instanceNames(e)
 		c.places(e)
 		c.kernelFiles(e)
+		c.platformOf(e, o.Platform)
 	}
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)

@@ -41,7 +41,8 @@ type declared struct {
 	Container
 	envFiles []envFile
 	networks []Interface // Compose's shorthand for the interfaces
-	profiles []string    // of a container that is in the stack only where one of them is asked for
+	platform string
+	profiles []string // of a container that is in the stack only where one of them is asked for
 }
 
 var nameText = regexp.MustCompile(namePattern)
@@ -128,6 +129,8 @@ func rootKeys() []field[declared] {
 		key("pull", "When to pull the image. Default: missing.",
 			enum[string](choice{name: "missing"}, choice{name: "always"}, choice{name: "never"}),
 			func(c *declared) *string { return &c.Pull }),
+		key("platform", "What its machine is; the host must have such machines. Default: what they are.", platform(),
+			func(c *declared) *string { return &c.platform }),
 		key("cpus", "What the container may use. Default: 4.", number(0.01, maxCPUs),
 			func(c *declared) *float64 { return &c.CPUs }),
 		key("memory", "What the container may use. Default: 1GiB. The machine has more.",
@@ -200,7 +203,6 @@ func lifeKeys() []field[declared] {
 func laterKeys() []field[declared] {
 	var all []field[declared]
 	for _, group := range []struct{ why, keys string }{
-		{"an image is taken for the host's platform", "platform"},
 		{"no system call is filtered", "seccomp"},
 		{"every machine is made alike", "oci_runtime"},
 	} {

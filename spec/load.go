@@ -71,7 +71,7 @@ func (l *loader) load() *Stack {
 	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
 		Volumes: c.volumesInUse(), Secrets: f.secrets, Configs: f.configs}
 	stack.Networks = usedNetworks(stack.Containers, f.networks)
-	c.check()
+	c.check(l.opts)
 	if len(stack.Volumes) == 0 {
 		stack.Volumes = nil
 	}

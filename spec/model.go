@@ -271,6 +271,9 @@ type Options struct {
 	// line says. Findings call it OverName.
 	Over     []byte
 	OverName string
+	// Platform is what machines of the host run: "linux/amd64". "": it is not
+	// known, and no container is refused for its own.
+	Platform string
 	// Profiles have the containers that name one of them in the stack; "*": all.
 	Profiles []string
 	// Named containers are in the stack whatever their profiles, with what they

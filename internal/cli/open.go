@@ -102,7 +102,7 @@ func (a *app) loadAs(o spec.Options) (*spec.Loaded, error) {
 // loadOptions say which stack the command line means.
 func (a *app) loadOptions(c *cli.Context) (spec.Options, error) {
 	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"),
-		Profiles: c.StringSlice("profile"), LookupEnv: a.deps.LookupEnv}
+		Profiles: c.StringSlice("profile"), Platform: engine.Platform(), LookupEnv: a.deps.LookupEnv}
 	if slices.Contains(o.Files, "-") {
 		var err error
 		if o.Stdin, err = io.ReadAll(io.LimitReader(a.deps.Stdin, maxStdin)); err != nil {
