@@ -184,15 +184,19 @@ func (c *checker) rootFS(e entry) {
 		if s.path == "" {
 			continue
 		}
-		n, at := e.value.child("rootfs").child(s.key), c.at(e.key.text).key("rootfs").key(s.key)
-		switch info, err := os.Stat(s.path); {
-		case errors.Is(err, fs.ErrNotExist):
-			c.w.error(n, at, "", "%s does not exist", quote(n.text))
-		case err != nil:
-			c.w.error(n, at, "", "%s: %s", quote(n.text), reason(err))
-		case !s.fits(info.Mode()):
-			c.w.error(n, at, "", "%s is not %s", quote(n.text), s.is)
-		}
+		c.there(e.value.child("rootfs").child(s.key), c.at(e.key.text).key("rootfs").key(s.key), s.path, s.is, s.fits)
+	}
+}
+
+// there: a path of the host exists, and is what it has to be.
+func (c *checker) there(n *node, at *trail, path, is string, fits func(fs.FileMode) bool) {
+	switch info, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		c.w.error(n, at, "", "%s does not exist", quote(n.text))
+	case err != nil:
+		c.w.error(n, at, "", "%s: %s", quote(n.text), reason(err))
+	case !fits(info.Mode()):
+		c.w.error(n, at, "", "%s is not %s", quote(n.text), is)
 	}
 }
 
@@ -281,24 +285,11 @@ func (c *checker) kernelFiles(e entry) {
 	if k == nil || !c.active[e.key.text] {
 		return
 	}
-	for _, f := range []struct {
-		key, path, is string
-		fits          func(fs.FileMode) bool
-	}{
-		{"path", k.Path, "a file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() }},
-		{"modules", k.Modules, "a folder", fs.FileMode.IsDir},
-	} {
-		if f.path == "" {
-			continue
-		}
-		n, at := e.value.child("kernel").child(f.key), c.at(e.key.text).key("kernel").key(f.key)
-		switch info, err := os.Stat(f.path); {
-		case errors.Is(err, fs.ErrNotExist):
-			c.w.error(n, at, "", "%s does not exist", quote(n.text))
-		case err != nil:
-			c.w.error(n, at, "", "%s: %s", quote(n.text), reason(err))
-		case !f.fits(info.Mode()):
-			c.w.error(n, at, "", "%s is not %s", quote(n.text), f.is)
-		}
+	n, at := e.value.child("kernel"), c.at(e.key.text).key("kernel")
+	if k.Path != "" {
+		c.there(n.child("path"), at.key("path"), k.Path, "a file or a folder", func(m fs.FileMode) bool { return m.IsRegular() || m.IsDir() })
+	}
+	if k.Modules != "" {
+		c.there(n.child("modules"), at.key("modules"), k.Modules, "a folder", fs.FileMode.IsDir)
 	}
 }
