@@ -52,6 +52,9 @@ func (l *loader) load() *Stack {
 		return nil
 	}
 	w := newWalker(l.report, dir, l.near(inputs[0]), l.lookup(inputs[0], dir))
+	if len(l.opts.Profiles) == 0 {
+		l.opts.Profiles = profilesOf(w.lookup)
+	}
 	root := l.merged(w, inputs)
 	if root == nil {
 		return nil

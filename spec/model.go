@@ -275,6 +275,7 @@ type Options struct {
 	// known, and no container is refused for its own.
 	Platform string
 	// Profiles have the containers that name one of them in the stack; "*": all.
+	// Empty: those of VZCOMPOSE_PROFILES.
 	Profiles []string
 	// Named containers are in the stack whatever their profiles, with what they
 	// cannot be without. One that there is not is ignored.

@@ -24,6 +24,18 @@ func profileText(s string) bool {
 		!strings.ContainsFunc(s, func(r rune) bool { return !letter(r) && !strings.ContainsRune("_.-", r) })
 }
 
+// profilesOf are those that the environment, or .env, asks for.
+func profilesOf(lookup func(string) (string, bool)) []string {
+	text, _ := lookup("VZCOMPOSE_PROFILES")
+	var all []string
+	for p := range strings.SplitSeq(text, ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
 // activate says which containers are in the stack: those without profiles, those
 // of a profile that is asked for, those that are named, and what these cannot be
 // without.

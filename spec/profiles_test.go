@@ -2,6 +2,8 @@ package spec
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -70,6 +72,26 @@ func TestProfiles(t *testing.T) {
 				t.Errorf("what is printed loads as %v, %v", again, err)
 			}
 		})
+	}
+}
+
+// Profiles may be asked for in .env, beside the stack file.
+func TestProfilesOfTheEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"vzcompose.yaml": profiled, ".env": "VZCOMPOSE_PROFILES=db, nothing\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for want, o := range map[string]Options{
+		"db web":       {Dir: dir},
+		"admin db web": {Dir: dir, LookupEnv: func(string) (string, bool) { return "tools,db", true }},
+		"web":          {Dir: dir, Profiles: []string{"other"}},
+	} {
+		loaded, err := Load(o)
+		if err != nil || strings.Join(sortedKeys(loaded.Stack.Containers), " ") != want {
+			t.Errorf("%v, %v, want %s", loaded, err, want)
+		}
 	}
 }
 
