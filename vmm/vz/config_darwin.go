@@ -36,7 +36,7 @@ func explain(err error) error {
 // The machine has no memory balloon: inflating one gives macOS nothing back,
 // and the binding's MemoryBalloonDevices must never be called, since it
 // releases what it does not own.
-func configure(d *devices) (*vzf.VirtualMachineConfiguration, error) {
+func configure(d *devices, frames []*os.File) (*vzf.VirtualMachineConfiguration, error) {
 	if _, err := os.Stat(d.initramfs); err != nil { // the loader would say no more than "invalid"
 		return nil, err
 	}
@@ -48,15 +48,13 @@ func configure(d *devices) (*vzf.VirtualMachineConfiguration, error) {
 	if err != nil {
 		return nil, err
 	}
-	platform, err := vzf.NewGenericPlatformConfiguration()
-	if err != nil {
-		return nil, fmt.Errorf("make platform: %w", err)
-	}
-	c.SetPlatformVirtualMachineConfiguration(platform)
-	for _, add := range []func(*vzf.VirtualMachineConfiguration, *devices) error{addDisks, addConsole, addSocket, addEntropy} {
+	for _, add := range []func(*vzf.VirtualMachineConfiguration, *devices) error{addPlatform, addDisks, addShares, addConsole, addSocket, addEntropy} {
 		if err := add(c, d); err != nil {
 			return nil, err
 		}
+	}
+	if err := addCards(c, d.cards, frames); err != nil {
+		return nil, err
 	}
 	ok, err := c.Validate()
 	if err != nil {
@@ -66,6 +64,73 @@ func configure(d *devices) (*vzf.VirtualMachineConfiguration, error) {
 		return nil, errs.New(errs.Unsupported, "validate machine: this host cannot run virtual machines")
 	}
 	return c, nil
+}
+
+func addPlatform(c *vzf.VirtualMachineConfiguration, d *devices) error {
+	p, err := vzf.NewGenericPlatformConfiguration()
+	if err != nil {
+		return fmt.Errorf("make platform: %w", err)
+	}
+	if d.nested {
+		if err := p.SetNestedVirtualizationEnabled(true); err != nil {
+			return fmt.Errorf("have machines in the machine: %w", err)
+		}
+	}
+	c.SetPlatformVirtualMachineConfiguration(p)
+	return nil
+}
+
+// addShares gives each share a device of its own, also where one folder is shared
+// twice: that one of the two is read-only is a property of the device, which the
+// framework holds on the host's side.
+func addShares(c *vzf.VirtualMachineConfiguration, d *devices) error {
+	var all []vzf.DirectorySharingDeviceConfiguration
+	for _, f := range d.shares {
+		folder, err := vzf.NewSharedDirectory(f.path, f.readOnly)
+		if err != nil {
+			return fmt.Errorf("share %s: %w", f.tag, err)
+		}
+		share, err := vzf.NewSingleDirectoryShare(folder)
+		if err != nil {
+			return fmt.Errorf("share %s: %w", f.tag, err)
+		}
+		device, err := vzf.NewVirtioFileSystemDeviceConfiguration(f.tag)
+		if err != nil {
+			return fmt.Errorf("make the device of share %s: %w", f.tag, err)
+		}
+		device.SetDirectoryShare(share)
+		all = append(all, device)
+	}
+	c.SetDirectorySharingDevicesVirtualMachineConfiguration(all)
+	return nil
+}
+
+// addCards gives each card the machine's end of its frame socket.
+func addCards(c *vzf.VirtualMachineConfiguration, cards []card, frames []*os.File) error {
+	var all []*vzf.VirtioNetworkDeviceConfiguration
+	for i, k := range cards {
+		socket, err := vzf.NewFileHandleNetworkDeviceAttachment(frames[i])
+		if err != nil {
+			return fmt.Errorf("use the frame socket of card %d: %w", i, err)
+		}
+		// Networks may have a larger one than the framework's 1500; what a machine
+		// uses the agent sets.
+		if err := socket.SetMaximumTransmissionUnit(maxMTU); err != nil {
+			return fmt.Errorf("let card %d have long frames: %w", i, err)
+		}
+		device, err := vzf.NewVirtioNetworkDeviceConfiguration(socket)
+		if err != nil {
+			return fmt.Errorf("make card %d: %w", i, err)
+		}
+		mac, err := vzf.NewMACAddress(k.mac)
+		if err != nil {
+			return fmt.Errorf("address of card %d: %w", i, err)
+		}
+		device.SetMACAddress(mac)
+		all = append(all, device)
+	}
+	c.SetNetworkDevicesVirtualMachineConfiguration(all)
+	return nil
 }
 
 func addDisks(c *vzf.VirtualMachineConfiguration, d *devices) error {

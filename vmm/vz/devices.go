@@ -3,12 +3,17 @@ package vz
 import (
 	"encoding/binary"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm"
 )
+
+const undoLimit = 10 * time.Second
 
 // devices is a machine as the framework is to make it: plain data, in the
 // order in which the guest finds the disks.
@@ -20,6 +25,9 @@ type devices struct {
 	cmdline   string
 	console   string // "" for none
 	disks     []disk
+	shares    []folder
+	cards     []card
+	nested    bool
 }
 
 // disk is a raw image behind virtio-blk. Cached and synced by fsync, whatever
@@ -31,10 +39,26 @@ type disk struct {
 	id       string // the guest's serial number
 }
 
+// folder is a folder of the host behind virtio-fs. The framework shares folders
+// only; of a file that is shared alone path is a folder made for it.
+type folder struct {
+	tag      string
+	path     string
+	file     string // the one that the folder is made of; "": it is there already
+	place    string // where such a folder is made; "": where temporary files are
+	readOnly bool
+}
+
+// card is a network card, whose frames go to a datagram socket.
+type card struct {
+	mac net.HardwareAddr
+}
+
 // limits are those of the framework on this host.
 type limits struct {
 	minCPUs, maxCPUs     uint
 	minMemory, maxMemory uint64 // bytes
+	nested               bool   // machines can run machines: macOS 15 on an M3 or later
 }
 
 // plan says what machine cfg is, within lim. It is a pure function.
@@ -42,8 +66,9 @@ func plan(cfg *vmm.Config, lim limits) (*devices, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
-	if cfg.Cards > 0 {
-		return nil, errs.New(errs.Unsupported, "machine with a network card: this driver makes none yet")
+	if cfg.Nested && !lim.nested {
+		return nil, errs.WithHint(errs.New(errs.Unsupported, "machines cannot be run in machines on this host: it takes macOS 15 and an M3 or a later processor"),
+			"take virtualization out")
 	}
 	d := &devices{
 		cpus:      uint(cfg.CPUs),
@@ -64,6 +89,17 @@ func plan(cfg *vmm.Config, lim limits) (*devices, error) {
 	for _, c := range cfg.Disks {
 		d.disks = append(d.disks, disk{path: c.Path, readOnly: c.ReadOnly, id: c.ID})
 	}
+	for _, h := range cfg.Shares {
+		f := folder{tag: h.ID, path: h.Path, readOnly: h.ReadOnly}
+		if cfg.Console != "" {
+			f.place = filepath.Dir(cfg.Console)
+		}
+		d.shares = append(d.shares, f)
+	}
+	for i := range cfg.Cards {
+		d.cards = append(d.cards, card{mac: vmm.CardMAC(i)})
+	}
+	d.nested = cfg.Nested
 	return d, nil
 }
 

@@ -19,10 +19,7 @@ import (
 )
 
 // Limits of phases of Boot.
-const (
-	startLimit = 30 * time.Second // for the framework to start a machine
-	undoLimit  = 10 * time.Second
-)
+const startLimit = 30 * time.Second // for the framework to start a machine
 
 // leastOS is the major version of macOS that this driver needs.
 const leastOS = 13
@@ -43,9 +40,6 @@ func (d *Driver) Check(cfg *vmm.Config) error {
 	if err := checkOS(); err != nil {
 		return err
 	}
-	if cfg.Nested {
-		return errs.New(errs.Unsupported, "this version gives machines on macOS no nested virtualization: take virtualization out")
-	}
 	_, err := plan(cfg, hostLimits())
 	return err
 }
@@ -56,6 +50,7 @@ func hostLimits() limits {
 		maxCPUs:   vzf.VirtualMachineConfigurationMaximumAllowedCPUCount(),
 		minMemory: vzf.VirtualMachineConfigurationMinimumAllowedMemorySize(),
 		maxMemory: vzf.VirtualMachineConfigurationMaximumAllowedMemorySize(),
+		nested:    vzf.IsNestedVirtualizationSupported(),
 	}
 }
 
@@ -109,7 +104,20 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err 
 	if err := makeConsole(dev.console, &un); err != nil {
 		return nil, err
 	}
-	config, err := configure(dev)
+	var kept undo.Stack // what the machine has until its end
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, kept.Run(ctx, undoLimit))
+		}
+	}()
+	if err := openShares(dev.shares, &kept); err != nil {
+		return nil, err
+	}
+	ours, theirs, err := frameSockets(len(dev.cards), &kept)
+	if err != nil {
+		return nil, err
+	}
+	config, err := configure(dev, theirs)
 	if err != nil {
 		return nil, explain(err)
 	}
@@ -118,6 +126,8 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err 
 		return nil, explain(err)
 	}
 	m := newMachine(cfg.Name, vm)
+	m.ours, m.theirs = ours, theirs
+	m.life.kept, kept = kept, undo.Stack{}
 	un.Push("start the machine", m.Stop)
 	if err := m.start(ctx); err != nil {
 		return nil, err

@@ -2,14 +2,18 @@ package vz
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
+
+	"github.com/vzcompose/vzcompose/internal/undo"
 )
 
 // life is a machine from its start to its end: what is open in it, and the one
 // answer to all who wait for it.
 type life struct {
 	gone chan struct{} // closed once err is set and everything is closed
+	kept undo.Stack    // what the machine has until then; set before it starts, run by end
 
 	mu    sync.Mutex // guards the following
 	over  bool
@@ -37,6 +41,11 @@ func (l *life) end(err error) {
 	l.mu.Unlock()
 	for c := range opens {
 		_ = c.Close() // they have nowhere to go
+	}
+	if kerr := l.kept.Run(context.Background(), undoLimit); kerr != nil {
+		l.mu.Lock()
+		l.err = errors.Join(err, kerr)
+		l.mu.Unlock()
 	}
 	close(l.gone)
 }

@@ -4,14 +4,19 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"sync"
+	"time"
 
 	vzf "github.com/Code-Hex/vz/v3"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm"
 )
+
+// holdLimit is how long the framework may take to stop or start the processors.
+const holdLimit = 20 * time.Second
 
 // machine is one machine of the framework.
 type machine struct {
@@ -24,9 +29,16 @@ type machine struct {
 	vm   *vzf.VirtualMachine
 	sock *vzf.VirtioSocketDevice // set by start
 	kill sync.Once
+	// The ends of the frame sockets, one of each a card. theirs is the machine's: the
+	// binding does not duplicate it, and it must not be lost sight of.
+	ours, theirs []*os.File
 }
 
-var _ vmm.Machine = (*machine)(nil)
+var (
+	_ vmm.Machine   = (*machine)(nil)
+	_ vmm.Networker = (*machine)(nil)
+	_ vmm.Pauser    = (*machine)(nil)
+)
 
 func newMachine(name string, vm *vzf.VirtualMachine) *machine {
 	m := &machine{name: name, life: newLife(), vm: vm}
@@ -157,3 +169,39 @@ func (m *machine) stop() {
 
 // Wait answers when the machine is gone.
 func (m *machine) Wait(ctx context.Context) error { return m.life.wait(ctx) }
+
+// Pause holds the machine's processors. A machine that is held stays so.
+func (m *machine) Pause(ctx context.Context) error {
+	return m.hold(ctx, "pause", vzf.VirtualMachineStatePaused, m.vm.Pause)
+}
+
+// Resume lets them go on. A machine that is not held goes on.
+func (m *machine) Resume(ctx context.Context) error {
+	return m.hold(ctx, "resume", vzf.VirtualMachineStateRunning, m.vm.Resume)
+}
+
+// hold has the framework bring the machine to a state, which takes no context and
+// refuses what is so already.
+func (m *machine) hold(ctx context.Context, verb string, to vzf.VirtualMachineState, do func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, holdLimit, errs.New(errs.DeadlineExceeded, "no answer within %s", holdLimit))
+	defer cancel()
+	if m.life.isOver() {
+		return errs.New(errs.Unavailable, "%s machine %s: it is gone", verb, m.name)
+	}
+	if m.vm.State() == to {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() { done <- do() }() // it ends when the framework answers, or the machine does
+	select {
+	case err := <-done:
+		if err != nil && m.vm.State() != to { // another asked for the same at the same time
+			return fmt.Errorf("%s machine %s: %w", verb, m.name, explain(err))
+		}
+		return nil
+	case <-m.life.gone:
+		return errs.New(errs.Unavailable, "%s machine %s: it is gone", verb, m.name)
+	case <-ctx.Done():
+		return fmt.Errorf("%s machine %s: %w", verb, m.name, context.Cause(ctx))
+	}
+}
