@@ -12,14 +12,16 @@ GOBUILD  := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 STATIC   := -ldflags '-s -w -buildid='
 CACHE    := $(CURDIR)/.cache
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ERRCHECK    := github.com/kisielk/errcheck@v1.30.0
 
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
+# The binding of Virtualization.framework is cgo.
 build: agents ## bin/vzcompose, with the agents in it
-	$(GOBUILD) -ldflags '-s -w -X github.com/vzcompose/vzcompose/internal/cli.version=$(VERSION)' -o bin/vzcompose ./cmd/vzcompose
+	$(if $(filter darwin,$(GOOS)),$(subst CGO_ENABLED=0,CGO_ENABLED=1,$(GOBUILD)),$(GOBUILD)) -ldflags '-s -w -X github.com/vzcompose/vzcompose/internal/cli.version=$(VERSION)' -o bin/vzcompose ./cmd/vzcompose
 ifeq ($(GOOS),darwin)
 	codesign --force --entitlements vmm/vz/vz.entitlements -s - bin/vzcompose
 endif
@@ -55,7 +57,7 @@ e2e: deps build ## end-to-end tests in real machines: restored ones, then booted
 	VZCOMPOSE_COLD=1 VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
 
 .PHONY: check
-check: format vet lint imports darwin test ## all that CI runs
+check: format vet lint imports darwin platforms test ## all that CI runs
 
 .PHONY: format
 format: ## is everything gofmt'ed?
@@ -73,14 +75,26 @@ lint: ## staticcheck
 imports: ## the import rule
 	go test ./internal/arch
 
+# A twin of the binding without cgo stands in for it. The checkers are built for
+# this host before the environment is that of another.
 .PHONY: darwin
-darwin: ## type-check, build and vet for macOS
+darwin: ## type-check, build, vet and check for macOS
 	go run ./tools/darwincheck ./...
-	@mkdir -p $(CACHE)/twin && go run ./tools/vzstub $(CACHE)/twin
+	@mkdir -p $(CACHE)/twin $(CACHE)/bin && go run ./tools/vzstub $(CACHE)/twin
+	@GOBIN=$(CACHE)/bin go install $(STATICCHECK) && GOBIN=$(CACHE)/bin go install $(ERRCHECK)
 	@for arch in arm64 amd64; do \
 	  export GOWORK=$(CACHE)/twin/go.work GOOS=darwin GOARCH=$$arch CGO_ENABLED=0; \
-	  go build -o /dev/null ./cmd/vzcompose && go vet ./... && go test -c -o /dev/null ./vmm/vz && go test -c -o /dev/null ./vmm/vmmtest || exit 1; \
+	  go build -o /dev/null ./cmd/vzcompose && go vet ./... && \
+	  for p in ./vmm/vz ./vmm/vmmtest ./test/e2e; do go test -c -o /dev/null $$p || exit 1; done || exit 1; \
 	done
+	@export GOWORK=$(CACHE)/twin/go.work GOOS=darwin GOARCH=arm64 CGO_ENABLED=0; \
+	$(CACHE)/bin/staticcheck ./vmm/... ./cmd/vzcompose ./internal/cli ./internal/engine && $(CACHE)/bin/errcheck -blank=false ./vmm/vz
+
+.PHONY: platforms
+platforms: agents ## does the whole tree build where it is to run?
+	@for p in linux/amd64 linux/arm64; do GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build ./... || exit 1; done
+	@mkdir -p $(CACHE)/twin && go run ./tools/vzstub $(CACHE)/twin
+	@for arch in amd64 arm64; do GOWORK=$(CACHE)/twin/go.work GOOS=darwin GOARCH=$$arch CGO_ENABLED=0 go build ./... || exit 1; done
 
 .PHONY: bench
 bench: deps build ## what an up costs, in ratios within one run

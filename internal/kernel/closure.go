@@ -34,8 +34,12 @@ func bootWants(arch string) []want {
 		{"erofs", true},
 		{"overlay", true},
 		{"ext4", true},
-		{"virtio_pci", true},
 	}
+	if arch == "arm64" {
+		// The console of Virtualization.framework, which is the only one it has.
+		wants = append(wants, want{"virtio_console", false})
+	}
+	wants = append(wants, want{"virtio_pci", true})
 	if arch == "arm64" {
 		wants = append(wants, want{"pci_host_generic", false}) // the PCI host of a device tree
 	}

@@ -1,64 +1,28 @@
 package e2e
 
 import (
-	"context"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"testing"
-	"time"
 
-	"github.com/vzcompose/vzcompose/internal/agents"
-	"github.com/vzcompose/vzcompose/internal/image"
-	"github.com/vzcompose/vzcompose/internal/kernel"
 	"github.com/vzcompose/vzcompose/internal/store"
-	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/vmm"
 	"github.com/vzcompose/vzcompose/vmm/qemu"
-	"github.com/vzcompose/vzcompose/vmm/vmmtest"
 )
 
-// The suite that every driver passes, on the real one.
-func TestDriver(t *testing.T) {
-	if shared.cache == "" {
-		t.Skip("VZCOMPOSE_E2E is not set: no machines")
-	}
-	warmOnly(t) // it has both
-	ctx := context.Background()
-	home := store.Home{Dir: shared.home}
-	images := must(image.Open(home.Images()))
-	kernels := must(kernel.Open(home.Kernels()))
-	k := must(kernels.Default(ctx, runtime.GOARCH))
-	initramfs := must(kernels.Initramfs(ctx, k, must(agents.Binary(runtime.GOARCH))))
-	busybox := must(images.Find(ctx, "busybox", "linux/"+runtime.GOARCH))
-	root := must(images.RootFS(ctx, busybox.Digest, func(image.Progress) {}))
-	blank := filepath.Join(t.TempDir(), "blank.img")
-	if err := volume.Create(blank, 64<<20); err != nil {
-		t.Fatal(err)
-	}
+// driversUnderTest are QEMU's machines, booted and restored.
+func driversUnderTest(home store.Home) []underTest {
+	var all []underTest
 	for _, how := range []vmm.Origin{vmm.Booted, vmm.Restored} {
 		o := qemu.Options{Program: os.Getenv("VZCOMPOSE_QEMU")}
 		if how == vmm.Restored {
 			o.Templates = home.Templates()
 		}
-		t.Run(string(how), func(t *testing.T) {
-			vmmtest.Run(t, vmmtest.Harness{
-				Driver:  qemu.New(o),
-				Origin:  how,
-				Config:  vmm.Config{CPUs: 1, Memory: 256 << 20, Kernel: k.Image, Initramfs: initramfs},
-				Root:    root,
-				Blank:   blank,
-				Shell:   true,
-				Console: true,
-				Limit:   2 * time.Minute,
-				Leftovers: func() []string {
-					out, _ := exec.Command("pgrep", "-P", strconv.Itoa(os.Getpid()), "-f", "qemu-system").Output() // none is an error of pgrep's
-					return strings.Fields(string(out))
-				},
-			})
-		})
+		all = append(all, underTest{string(how), qemu.New(o), how, func() []string {
+			out, _ := exec.Command("pgrep", "-P", strconv.Itoa(os.Getpid()), "-f", "qemu-system").Output() // none is an error of pgrep's
+			return strings.Fields(string(out))
+		}})
 	}
+	return all
 }

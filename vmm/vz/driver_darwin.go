@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -67,17 +68,44 @@ func checkOS() error {
 }
 
 // Describe says what was found on this host.
-func (d *Driver) Describe(context.Context) vmm.Description {
+func (d *Driver) Describe(ctx context.Context) vmm.Description {
 	r := vmm.Description{Driver: "vz", Acceleration: "hvf", Reason: "Virtualization.framework has no other"}
 	v, err := unix.Sysctl("kern.osproductversion")
 	if err == nil {
 		r.Version = "macOS " + v
 		err = checkOS()
 	}
+	if err == nil {
+		err = checkSigned(ctx)
+	}
 	if err != nil {
-		r.Problems = append(r.Problems, err.Error())
+		r.Problems, r.Remedy = append(r.Problems, err.Error()), errs.HintOf(err)
 	}
 	return r
+}
+
+// signLimit is how long codesign may take to print.
+const signLimit = 10 * time.Second
+
+// checkSigned asks for the entitlement, without which the framework calls every
+// machine invalid.
+func checkSigned(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, signLimit)
+	defer cancel()
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find vzcompose itself: %w", err)
+	}
+	printed, err := exec.CommandContext(ctx, "/usr/bin/codesign", "-d", "--entitlements", "-", "--xml", self).Output()
+	switch {
+	case err != nil: // it is not signed at all, or codesign is not there
+		err = errs.New(errs.PermissionDenied, "ask how this program is signed: %w", err)
+	case !entitled(printed):
+		err = errs.New(errs.PermissionDenied, "this program is not signed with %s", entitlement)
+	default:
+		return nil
+	}
+	return errs.WithHint(err, "%s", howToSign)
 }
 
 // Boot makes a machine and starts it.

@@ -114,6 +114,22 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+func TestEntitled(t *testing.T) {
+	const plist = `<?xml version="1.0"?><plist version="1.0"><dict>%</dict></plist>`
+	for text, want := range map[string]bool{
+		"<key>com.apple.security.virtualization</key><true/>": true, "<key>com.apple.security.virtualization</key>\n  <true/>": true,
+		"<key>com.apple.security.virtualization</key><false/>": false, "<key>com.apple.security.hypervisor</key><true/>": false, "": false,
+	} {
+		if got := entitled([]byte(strings.Replace(plist, "%", text, 1))); got != want {
+			t.Errorf("%q: %v", text, got)
+		}
+	}
+	text, err := os.ReadFile("vz.entitlements")
+	if err != nil || !entitled(text) {
+		t.Errorf("the file has not what it is for: %v", err)
+	}
+}
+
 // framework plays the framework's connect.
 type framework struct {
 	answers chan any // net.Conn or error; none: it blocks

@@ -204,8 +204,23 @@ func (p *Port) write() {
 	}
 }
 
+// How a frame is sent again for which there was no room: macOS tells so in place
+// of waiting, and room comes soon or never.
+const (
+	fullTries = 20
+	fullPause = 100 * time.Microsecond
+)
+
 func (p *Port) send(buf *buffer) error {
 	_, err := p.c.Write(buf.b[:buf.n])
+	for try := 0; errors.Is(err, syscall.ENOBUFS) && try < fullTries; try++ {
+		select {
+		case <-time.After(fullPause):
+		case <-p.over:
+			return nil
+		}
+		_, err = p.c.Write(buf.b[:buf.n])
+	}
 	if err != nil && passing(err) {
 		p.counts.full.Add(1)
 		return nil
