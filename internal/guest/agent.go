@@ -149,7 +149,10 @@ func (a *agent) orderProcess(p *specs.Process) (*orders, error) {
 		return nil, err
 	}
 	if p.Capabilities == nil {
+		// The user may be another one: what root gets at its execve it has before.
 		po.Caps = c.spec.Caps
+		po.Caps.Effective |= po.Caps.Bounding
+		po.Caps.Permitted |= po.Caps.Bounding
 	}
 	if p.Rlimits == nil {
 		po.Rlimits = c.spec.Rlimits
