@@ -39,7 +39,7 @@ func bundleSpec(asked *specs.Spec, o *orders, root, cgroup string) *specs.Spec {
 		Process:    bundleProcess(o.Process),
 		Linux: &specs.Linux{
 			CgroupsPath:       cgroup,
-			Resources:         l.Resources,
+			Resources:         bundleResources(l),
 			Namespaces:        l.Namespaces,
 			Devices:           l.Devices,
 			Sysctl:            l.Sysctl,
@@ -51,12 +51,37 @@ func bundleSpec(asked *specs.Spec, o *orders, root, cgroup string) *specs.Spec {
 	for i, m := range asked.Mounts {
 		to := o.Container.Mounts[i]
 		m := specs.Mount{Destination: to.Target, Type: m.Type, Source: to.Source, Options: m.Options}
-		if m.Type == "cgroup2" {
+		switch {
+		case m.Type == "cgroup2":
 			m.Type = "cgroup" // what the runtime-spec calls it, of either version
+		case m.Type == "devtmpfs" && m.Destination == "/dev":
+			// A runtime makes the default devices itself, and has the cgroup refuse
+			// others: runc then cannot make its console where the machine's is.
+			m.Type, m.Source, m.Options = "tmpfs", "tmpfs", []string{"nosuid", "strictatime", "mode=755", "size=65536k"}
 		}
 		s.Mounts = append(s.Mounts, m)
 	}
 	return s
+}
+
+// bundleResources lets the container use the devices that it has: what no rule
+// allows a runtime's cgroup refuses.
+func bundleResources(l *specs.Linux) *specs.LinuxResources {
+	if len(l.Devices) == 0 {
+		return l.Resources
+	}
+	var r specs.LinuxResources
+	if l.Resources != nil {
+		r = *l.Resources
+	}
+	r.Devices = slices.Clone(r.Devices)
+	for _, d := range l.Devices {
+		if d.Type == "p" {
+			continue
+		}
+		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: strings.Replace(d.Type, "u", "c", 1), Major: &d.Major, Minor: &d.Minor, Access: "rwm"})
+	}
+	return &r
 }
 
 // bundleProcess is a process of the runtime-spec, whose user has been looked up.
