@@ -28,6 +28,9 @@ func (a *agent) startBundle(ctx context.Context, p *process, o *orders) (err err
 			return err
 		}
 	}
+	if s := a.spareStage().take(); s != nil {
+		s.drop() // it is of no use to a runtime
+	}
 	r, err := a.newRuntime(o.Container.runtimePath)
 	if err != nil {
 		return err
@@ -63,13 +66,23 @@ func (a *agent) startBundle(ctx context.Context, p *process, o *orders) (err err
 		return err
 	}
 	if err := a.startCreated(ctx, r, g, c); err != nil {
-		t.close()
+		t.discard()
 		c.abandon()
 		return err
 	}
 	p.stdio.adopt(t)
 	o.Container.runtime = r
 	return a.adopt(p, c, o)
+}
+
+// discard gives up a terminal that nothing reads or writes; nil is none.
+func (t *terminal) discard() {
+	if t == nil {
+		return
+	}
+	_ = t.in.Close()
+	_ = t.out.Close()
+	t.close()
 }
 
 // startCreated starts what has been created, once it is where it is to be.

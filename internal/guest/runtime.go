@@ -35,12 +35,16 @@ type ociRuntime struct {
 	sources []string // folders from which the container mounts
 
 	steps   atomic.Int64
+	turns   chan struct{} // one taken a step that runs
 	deleted chan struct{} // closed once delete has been carried out
 }
 
 const (
 	// ociLimit is how long one step of a runtime may take.
 	ociLimit = 30 * time.Second
+	// maxSteps is how many run at a time: their memory is the machine's, beside
+	// the container's.
+	maxSteps = 4
 	// maxSaid bounds what is read of what a runtime says, in bytes.
 	maxSaid = 64 << 10
 	// ociID is the container's ID in the runtime.
@@ -49,11 +53,10 @@ const (
 	ociDir = runDir + "/oci"
 )
 
-// newRuntime makes the folder for the runtime at path anew. done is for a start
-// that came to nothing.
+// newRuntime makes the folder for the runtime at path anew.
 func (a *agent) newRuntime(path string) (*ociRuntime, error) {
 	r := &ociRuntime{path: path, exe: a.exe, root: a.root, cgroups: a.cgroups, dir: a.oci, reaper: a.reaper, log: a.log,
-		deleted: make(chan struct{})}
+		turns: make(chan struct{}, maxSteps), deleted: make(chan struct{})}
 	if err := os.RemoveAll(r.dir); err != nil {
 		return nil, fmt.Errorf("clear the runtime's folder: %w", err)
 	}
@@ -144,6 +147,12 @@ func (r *ociRuntime) explain(err error, log string, printed []byte, args []strin
 // run runs one step to its end. Nothing of it is left then but what it has moved
 // into the container's cgroup.
 func (r *ociRuntime) run(ctx context.Context, stdio [3]*os.File, log string, args []string) error {
+	select {
+	case r.turns <- struct{}{}:
+		defer func() { <-r.turns }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, ociLimit, errs.New(errs.DeadlineExceeded, "it took longer than %s", ociLimit))
 	defer cancel()
 	g, err := makeCgroup(ctx, r.cgroups, filepath.Base(r.file("runtime")))

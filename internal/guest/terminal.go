@@ -229,9 +229,6 @@ func (t *terminal) drain() {
 
 // close gives it up. What still reads its output closes that file.
 func (t *terminal) close() {
-	if t == nil {
-		return
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
