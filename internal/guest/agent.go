@@ -227,12 +227,14 @@ func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.S
 		return err
 	}
 	p.child.onEnd = func(ws unix.WaitStatus, at time.Time) {
+		if p.id == agentproto.InitID {
+			a.retire() // ahead of all who hear of the end, and may power off
+		}
 		e := p.finish(ws, at)
 		a.log.printf("process %s ended: %d", e.ID, e.Code)
 		a.notices.publish(agentproto.NoticeExit, e)
 		if p.id == agentproto.InitID {
 			a.endRelays()
-			a.retire()
 		}
 	}
 	close(p.child.settled)

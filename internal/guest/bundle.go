@@ -138,7 +138,7 @@ func viewOf(root, dir string, sources []string) []mountOrder {
 		{Source: "proc", Target: "/proc", Type: "proc", Flags: safe},
 		{Source: "sysfs", Target: "/sys", Type: "sysfs", Flags: safe},
 		{Source: "cgroup2", Target: cgroupDir, Type: "cgroup2", Flags: safe},
-		{Source: "devtmpfs", Target: "/dev", Type: "devtmpfs", Flags: unix.MS_NOSUID, Data: "mode=0755"},
+		{Source: "/dev", Target: "/dev", Flags: unix.MS_BIND | unix.MS_REC},
 		{Source: "tmpfs", Target: "/run", Type: "tmpfs", Flags: unix.MS_NOSUID | unix.MS_NODEV, Data: "mode=0755"},
 	}
 	for _, s := range append([]string{dir}, sources...) {

@@ -36,7 +36,7 @@ func (a *agent) startBundle(ctx context.Context, p *process, o *orders) (err err
 		return err
 	}
 	if err := r.check(ctx); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(r.dir))
 	}
 	g, pids, err := a.limitedCgroup(ctx, o)
 	if err != nil {
@@ -183,6 +183,9 @@ func (r *ociRuntime) create(ctx context.Context, p *process, want *terminalOrder
 // adopt makes ours the process that a step has left.
 func (r *ociRuntime) adopt(pidFile string) (*child, error) {
 	b, err := readBounded(pidFile, 64)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errs.New(errs.FailedPrecondition, "it has left no pid file")
+	}
 	if err != nil {
 		return nil, err
 	}

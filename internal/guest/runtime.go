@@ -203,7 +203,7 @@ func (r *ociRuntime) sweep(ctx context.Context, g *cgroup) {
 
 // orders are those of a step: the runtime with every right, in its view.
 func (r *ociRuntime) orders(log string, args []string) *orders {
-	all := ^uint64(0)
+	rights := permitted()
 	words := []string{r.path, "--root", filepath.Join(r.dir, "state"), "--log", log, "--log-format", "json"}
 	if strings.HasPrefix(args[0], "-") {
 		words = words[:1] // a question about itself
@@ -213,7 +213,7 @@ func (r *ociRuntime) orders(log string, args []string) *orders {
 			Mounts: viewOf(r.root, r.dir, r.sources)},
 		Process: processOrders{
 			Args: append(words, args...), Env: []string{"PATH=" + defaultPath, "HOME=/root"}, Cwd: "/", Umask: 0o022,
-			Caps: capSets{Bounding: all, Effective: all, Permitted: all},
+			Caps: capSets{Bounding: ^uint64(0), Effective: rights, Permitted: rights},
 		},
 	}
 }
@@ -227,7 +227,9 @@ func (r *ociRuntime) delete(ctx context.Context) error {
 // retire deletes the container after its process has ended.
 func (r *ociRuntime) retire() {
 	defer close(r.deleted)
-	if err := r.delete(context.Background()); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*ociLimit) // its turn included
+	defer cancel()
+	if err := r.delete(ctx); err != nil {
 		r.log.printf("%v", err)
 	}
 }
