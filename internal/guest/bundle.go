@@ -30,7 +30,7 @@ const rlimitNames = "CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS
 // machine has them, the user is one of numbers. root and cgroup are as the
 // runtime sees them.
 func bundleSpec(asked *specs.Spec, o *orders, root, cgroup string) *specs.Spec {
-	l := asked.Linux
+	l, devices := asked.Linux, bundleDevices(o.Container.Devices)
 	s := &specs.Spec{
 		Version:    bundleVersion,
 		Root:       &specs.Root{Path: root, Readonly: o.Container.ReadOnly},
@@ -39,9 +39,9 @@ func bundleSpec(asked *specs.Spec, o *orders, root, cgroup string) *specs.Spec {
 		Process:    bundleProcess(o.Process),
 		Linux: &specs.Linux{
 			CgroupsPath:       cgroup,
-			Resources:         bundleResources(l),
+			Resources:         bundleResources(l.Resources, devices),
 			Namespaces:        l.Namespaces,
-			Devices:           l.Devices,
+			Devices:           devices,
 			Sysctl:            l.Sysctl,
 			MaskedPaths:       o.Container.Masked,
 			ReadonlyPaths:     o.Container.ReadOnlyPaths,
@@ -64,22 +64,29 @@ func bundleSpec(asked *specs.Spec, o *orders, root, cgroup string) *specs.Spec {
 	return s
 }
 
-// bundleResources lets the container use the devices that it has: what no rule
-// allows a runtime's cgroup refuses.
-func bundleResources(l *specs.Linux) *specs.LinuxResources {
-	if len(l.Devices) == 0 {
-		return l.Resources
+// bundleDevices are the devices that the container has beside the default ones.
+func bundleDevices(all []deviceOrder) (out []specs.LinuxDevice) {
+	types := map[uint32]string{unix.S_IFCHR: "c", unix.S_IFBLK: "b", unix.S_IFIFO: "p"}
+	for _, d := range all {
+		mode := os.FileMode(d.Mode & 0o7777)
+		out = append(out, specs.LinuxDevice{Path: d.Path, Type: types[d.Mode&unix.S_IFMT], Major: int64(unix.Major(d.Dev)), Minor: int64(unix.Minor(d.Dev)),
+			FileMode: &mode, UID: &d.UID, GID: &d.GID})
 	}
+	return out
+}
+
+// bundleResources lets the container use its devices: what no rule allows a
+// runtime's cgroup refuses.
+func bundleResources(asked *specs.LinuxResources, devices []specs.LinuxDevice) *specs.LinuxResources {
 	var r specs.LinuxResources
-	if l.Resources != nil {
-		r = *l.Resources
+	if asked != nil {
+		r = *asked
 	}
 	r.Devices = slices.Clone(r.Devices)
-	for _, d := range l.Devices {
-		if d.Type == "p" {
-			continue
+	for _, d := range devices {
+		if d.Type != "p" {
+			r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: "rwm"})
 		}
-		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: strings.Replace(d.Type, "u", "c", 1), Major: &d.Major, Minor: &d.Minor, Access: "rwm"})
 	}
 	return &r
 }

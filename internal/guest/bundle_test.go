@@ -67,6 +67,9 @@ func TestBundleSpec(t *testing.T) {
 	if d := l.Resources.Devices; len(d) != 1 || !d[0].Allow || d[0].Type != "c" || *d[0].Major != 1 || *d[0].Minor != 2 || d[0].Access != "rwm" {
 		t.Errorf("device rules %+v", d)
 	}
+	if d := l.Devices; len(d) != 2 || d[0].Path != "/dev/x" || d[0].Type != "c" || d[0].Major != 1 || d[0].Minor != 2 || *d[0].FileMode != 0o666 || d[1].Type != "p" {
+		t.Errorf("devices %+v", d)
+	}
 	p := got.Process
 	if p.User.UID != 7 || p.User.GID != 8 || p.User.AdditionalGids[0] != 9 || *p.User.Umask != 0o022 || !p.Terminal || !p.NoNewPrivileges ||
 		*p.ConsoleSize != (specs.Box{Height: 24, Width: 80}) {

@@ -74,6 +74,7 @@ containers:
     sysctls: {kernel.msgmax: "4096"}
     oom_score_adj: 300
     hostname: named
+    devices: [/dev/fuse]
     masked_paths: [/rt/flat]
     mounts:
       - {type: volume, source: data, destination: /data}
@@ -152,6 +153,7 @@ func asDeclared(t *testing.T, s *stack) {
 		"grep -E 'open files|core' /proc/1/limits | tr -s ' '":            "Max core file size 0 0 bytes \nMax open files 100 100 files ",
 		"grep CapBnd /proc/1/status | cut -f2":                            "00000000a00435fb",
 		"cat /proc/sys/kernel/msgmax /proc/1/oom_score_adj":               "4096\n300",
+		"stat -c %t:%T /dev/fuse && : </dev/fuse && echo opens":           "a:e5\nopens",
 		"cat /rt/flat":                                "",
 		"cat /shared/f /run/secrets/token":            "of the hostsecret text",
 		"stat -f -c %T /data /scratch | tr '\\n' ' '": "ext2/ext3 tmpfs ",
