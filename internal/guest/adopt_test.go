@@ -96,11 +96,12 @@ func TestAdoptTheDead(t *testing.T) {
 	for {
 		r.mu.Lock()
 		_, there := r.strangers[pid]
+		changed := r.changed
 		r.mu.Unlock()
 		if there {
 			break
 		}
-		time.Sleep(time.Millisecond)
+		<-changed
 	}
 	c, err := r.adopt(pid)
 	if err != nil {
