@@ -34,6 +34,8 @@ type ociRuntime struct {
 	log     *ring
 	sources []string // folders from which the container mounts
 
+	limit time.Duration // of each step
+
 	steps   atomic.Int64
 	turns   chan struct{} // one taken a step that runs
 	deleted chan struct{} // closed once delete has been carried out
@@ -55,7 +57,7 @@ const (
 
 // newRuntime makes the folder for the runtime at path anew.
 func (a *agent) newRuntime(path string) (*ociRuntime, error) {
-	r := &ociRuntime{path: path, exe: a.exe, root: a.root, cgroups: a.cgroups, dir: a.oci, reaper: a.reaper, log: a.log,
+	r := &ociRuntime{path: path, exe: a.exe, root: a.root, cgroups: a.cgroups, dir: a.oci, reaper: a.reaper, log: a.log, limit: ociLimit,
 		turns: make(chan struct{}, maxSteps), deleted: make(chan struct{})}
 	if err := os.RemoveAll(r.dir); err != nil {
 		return nil, fmt.Errorf("clear the runtime's folder: %w", err)
@@ -153,7 +155,7 @@ func (r *ociRuntime) run(ctx context.Context, stdio [3]*os.File, log string, arg
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, ociLimit, errs.New(errs.DeadlineExceeded, "it took longer than %s", ociLimit))
+	ctx, cancel := context.WithTimeoutCause(ctx, r.limit, errs.New(errs.DeadlineExceeded, "it took longer than %s", r.limit))
 	defer cancel()
 	g, err := makeCgroup(ctx, r.cgroups, filepath.Base(r.file("runtime")))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -125,6 +126,22 @@ func TestStandInRuntime(t *testing.T) {
 	}
 }
 
+// A step that does not end is ended, with what it has started.
+func TestRuntimeHangs(t *testing.T) {
+	b := newBench(t)
+	b.agent.oci = filepath.Join(t.TempDir(), "oci")
+	writeFile(t, filepath.Join(b.root, "bin/slow"), "#!/bin/sh\nsleep 1000 &\nsleep 1000\n", 0o755)
+	r, err := b.agent.newRuntime("/bin/slow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.limit = 500 * time.Millisecond
+	wantClass(t, r.check(b.ctx()), errs.DeadlineExceeded, "oci_runtime /bin/slow: --version: it took longer than 500ms")
+	if all, _ := filepath.Glob(filepath.Join(b.agent.cgroups, "runtime-*")); len(all) > 0 {
+		t.Errorf("cgroups are left: %q", all)
+	}
+}
+
 // What a runtime that fails leaves is taken away, and the agent goes on.
 func TestRuntimeFails(t *testing.T) {
 	b := newBench(t)
@@ -136,6 +153,7 @@ func TestRuntimeFails(t *testing.T) {
 	}{
 		"absent":  {"", errs.NotFound, "oci_runtime /bin/absent: --version: \"/bin/absent\": no such file"},
 		"mute":    {"#!/bin/sh\nexit 3\n", errs.Unknown, "oci_runtime /bin/mute: --version: it failed: status 3"},
+		"stray":   {"#!/bin/sh\nwhile [ $# -gt 0 ]; do [ $1 = --pid-file ] && { sleep 1000 & echo $! >$2; }; shift; done\n", errs.NotFound, "oci_runtime /bin/stray: create: no orphan "},
 		"broken":  {"#!/bin/sh\necho broken down >&2\nexit 1\n", errs.FailedPrecondition, "oci_runtime /bin/broken: --version: broken down"},
 		"forget":  {"#!/bin/sh\n", errs.FailedPrecondition, "oci_runtime /bin/forget: create: it has left no pid file"},
 		"foreign": {"#!/bin/sh\nwhile [ $# -gt 0 ]; do [ $1 = --pid-file ] && echo 2 >$2; shift; done\n", errs.NotFound, "oci_runtime /bin/foreign: create: no orphan 2"},
