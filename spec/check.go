@@ -117,6 +117,16 @@ func (c *checker) envFile(f envFile, at *trail) map[string]string {
 	return vars
 }
 
+// runtime finds an init beside an OCI runtime: the first is the agent's, which
+// does not start the process then.
+func (c *checker) runtime(e entry) {
+	d := c.file.containers[e.key.text]
+	if n := e.value.child("oci_runtime"); n != nil && d.OCIRuntime != "" && d.Init {
+		c.w.error(n, c.at(e.key.text).key("oci_runtime"), "take init away, or have the image's own init as the command",
+			"there is no init where an OCI runtime runs the container")
+	}
+}
+
 func (c *checker) check(o Options) {
 	containers := c.root.child("containers")
 	switch {
@@ -141,6 +151,7 @@ func (c *checker) check(o Options) {
 		c.places(e)
 		c.kernelFiles(e)
 		c.platformOf(e, o.Platform)
+		c.runtime(e)
 	}
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)

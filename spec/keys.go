@@ -204,7 +204,6 @@ func laterKeys() []field[declared] {
 	var all []field[declared]
 	for _, group := range []struct{ why, keys string }{
 		{"no system call is filtered", "seccomp"},
-		{"every machine is made alike", "oci_runtime"},
 	} {
 		for _, name := range strings.Fields(group.keys) {
 			all = append(all, reserved[declared](name, group.why))

@@ -67,6 +67,9 @@ type Container struct {
 	Kernel        *Kernel        `json:"kernel,omitempty"`
 	// Virtualization lets machines be run in the machine.
 	Virtualization bool `json:"virtualization,omitempty"`
+	// OCIRuntime is the path in the container's root of the OCI runtime that runs
+	// it; "": the agent does.
+	OCIRuntime string `json:"oci_runtime,omitempty"`
 
 	Sockets []Socket            `json:"sockets,omitempty"`
 	Secrets []Given             `json:"secrets,omitempty"`

@@ -62,7 +62,13 @@ if ! [ -x "$cache/bin/docker-registry" ]; then
 fi
 "$(dirname "$0")/images/debian.sh" "$cache" redis redis-server redis-tools dash coreutils
 "$(dirname "$0")/images/debian.sh" "$cache" nginx nginx-light dash coreutils
+# OCI runtimes, for containers that one of them runs.
+"$(dirname "$0")/images/debian.sh" "$cache" oci crun runc dash coreutils grep
 fetch hey
 if ! [ -x "$cache/bin/hey" ]; then
   dpkg-deb --fsys-tarfile "$cache"/debs/hey_*.deb | tar -x -C "$cache/bin" --strip-components=3 ./usr/bin/hey
 fi
+# runtimetest checks a container from within; it runs there, and so is static.
+[ -x "$cache/bin/runtimetest" ] || (out=$(realpath "$cache")/bin/runtimetest && cd "$(dirname "$0")/runtimetest" &&
+  echo "deps: building runtimetest" >&2 &&
+  CGO_ENABLED=0 GOOS=linux go build -trimpath -buildvcs=false -o "$out" github.com/opencontainers/runtime-tools/cmd/runtimetest)

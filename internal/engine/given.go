@@ -21,6 +21,7 @@ import (
 // is.
 func transcribe(rec *store.Instance, c spec.Container) {
 	rec.Init, rec.Groups, rec.BootLog, rec.Nested = c.Init, c.GroupAdd, c.BootLog, c.Virtualization
+	rec.OCIRuntime = c.OCIRuntime
 	for _, d := range c.Devices {
 		source, path := spec.SplitDevice(d)
 		rec.Devices = append(rec.Devices, store.Device{Source: source, Path: path})

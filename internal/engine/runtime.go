@@ -34,7 +34,7 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 	}
 	quota, period := int64(math.Round(c.CPUs*cpuPeriod)), uint64(cpuPeriod)
 	memory := int64(c.Memory)
-	caps := capabilitiesOf(c)
+	user := userOf(first(c.User, img.User), c.GroupAdd)
 	spec := &specs.Spec{
 		Version:  specs.Version,
 		Hostname: hostname,
@@ -43,9 +43,9 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 			Args: args,
 			Env:  environment(c, img),
 			Cwd:  first(c.WorkingDir, img.WorkingDir, "/"),
-			Capabilities: &specs.LinuxCapabilities{
-				Bounding: caps, Effective: caps, Permitted: caps,
-			},
+			User: user,
+
+			Capabilities:    capabilitySets(c, user),
 			Terminal:        c.TTY,
 			NoNewPrivileges: c.NoNewPrivileges,
 			Rlimits:         rlimits(c.Ulimits),
@@ -82,6 +82,38 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 		spec.Process.Env = append(spec.Process.Env, "TERM=xterm")
 	}
 	return spec, nil
+}
+
+// userOf answers what is known of a user before its container's files are looked
+// at: uid:gid, and groups that are numbers. The agent looks all of it up.
+func userOf(text string, groups []string) (u specs.User) {
+	number := func(s string) (uint32, bool) {
+		n, err := strconv.ParseUint(s, 10, 32)
+		return uint32(n), err == nil
+	}
+	uid, gid, _ := strings.Cut(text, ":")
+	if n, ok := number(uid); ok {
+		u.UID = n
+	}
+	if n, ok := number(gid); ok {
+		u.GID = n
+	}
+	for _, g := range groups {
+		if n, ok := number(g); ok && n != u.GID && !slices.Contains(u.AdditionalGids, n) {
+			u.AdditionalGids = append(u.AdditionalGids, n)
+		}
+	}
+	return u
+}
+
+// capabilitySets claims for a user who is not root what the kernel leaves at the
+// execve: only what a program may get back (capabilities(7)).
+func capabilitySets(c spec.Container, u specs.User) *specs.LinuxCapabilities {
+	caps := capabilitiesOf(c)
+	if u.UID != 0 {
+		return &specs.LinuxCapabilities{Bounding: caps}
+	}
+	return &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 }
 
 // capabilitiesOf answers what is left of the default ones, and what is added.

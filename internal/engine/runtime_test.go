@@ -170,6 +170,23 @@ func TestRuntimeSpec(t *testing.T) {
 	}
 }
 
+func TestUserInRuntimeSpec(t *testing.T) {
+	for text, want := range map[string]specs.User{
+		"": {AdditionalGids: []uint32{77}}, "web": {AdditionalGids: []uint32{77}}, "7": {UID: 7, AdditionalGids: []uint32{77}},
+		"7:77": {UID: 7, GID: 77}, "7:web": {UID: 7, AdditionalGids: []uint32{77}}, "0:4": {GID: 4, AdditionalGids: []uint32{77}},
+	} {
+		c := spec.Container{Command: []string{"run"}, User: text, GroupAdd: []string{"web", "77", "77"}}
+		got, err := runtimeSpec(c, image.Config{}, "h", nil, nil)
+		if err != nil || !reflect.DeepEqual(got.Process.User, want) {
+			t.Errorf("%q: %+v, want %+v, %v", text, got.Process.User, want, err)
+		}
+		caps := got.Process.Capabilities
+		if len(caps.Bounding) != 14 || (len(caps.Effective) == 0) != (want.UID != 0) || len(caps.Permitted) != len(caps.Effective) {
+			t.Errorf("%q: %+v", text, caps)
+		}
+	}
+}
+
 func TestCPUQuota(t *testing.T) {
 	for cpus, want := range map[float64]int64{0.01: 1000, 0.1: 10_000, 0.29: 29_000, 0.57: 57_000, 1: 100_000, 2.5: 250_000} {
 		got, err := runtimeSpec(spec.Container{Command: []string{"run"}, CPUs: cpus, Memory: 1}, image.Config{}, "h", nil, nil)

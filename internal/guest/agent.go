@@ -22,6 +22,7 @@ type agent struct {
 	exe      string // what to execute as the stage
 	root     string // the container's root filesystem in the machine
 	cgroups  string // the mount of the unified hierarchy
+	oci      string // the folder of an OCI runtime
 	modules  *modules
 	booted   chan struct{} // closed once the modules of boot.list are loaded
 	restored bool          // this machine is, or is to be, restored from a template
@@ -54,6 +55,7 @@ type container struct {
 	pidfd   *os.File // of its first process
 	cgroup  *cgroup
 	spec    processOrders // of its first process
+	runtime *ociRuntime   // nil: the agent runs it
 }
 
 func newAgent(born time.Time) *agent {
@@ -62,6 +64,7 @@ func newAgent(born time.Time) *agent {
 		exe:     "/proc/self/exe",
 		root:    agentproto.RootPath,
 		cgroups: cgroupDir,
+		oci:     ociDir,
 		modules: newModules("/modules"),
 		booted:  make(chan struct{}),
 		log:     newRing(64 << 10),
@@ -131,8 +134,12 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 	switch {
 	case s.Init && s.Spec == nil:
 		return nil, errs.New(errs.InvalidArgument, "an init for a process in the container")
-	case s.Runtime != "":
-		return nil, errs.New(errs.Unsupported, "this agent drives no OCI runtime")
+	}
+	if err := checkRuntime(s.Runtime, s.Spec, s.Init); err != nil {
+		return nil, err
+	}
+	if s.Runtime != "" {
+		o.Container.runtimePath, o.Container.asked = s.Runtime, s.Spec
 	}
 	return o, nil
 }
@@ -149,7 +156,10 @@ func (a *agent) orderProcess(p *specs.Process) (*orders, error) {
 		return nil, err
 	}
 	if p.Capabilities == nil {
+		// The user may be another one: what root gets at its execve it has before.
 		po.Caps = c.spec.Caps
+		po.Caps.Effective |= po.Caps.Bounding
+		po.Caps.Permitted |= po.Caps.Bounding
 	}
 	if p.Rlimits == nil {
 		po.Rlimits = c.spec.Rlimits
@@ -217,6 +227,9 @@ func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.S
 		return err
 	}
 	p.child.onEnd = func(ws unix.WaitStatus, at time.Time) {
+		if p.id == agentproto.InitID {
+			a.retire() // ahead of all who hear of the end, and may power off
+		}
 		e := p.finish(ws, at)
 		a.log.printf("process %s ended: %d", e.ID, e.Code)
 		a.notices.publish(agentproto.NoticeExit, e)
@@ -234,6 +247,22 @@ const containerCgroup = "container"
 // stopLimit is how long the dead may take to leave their cgroup.
 const stopLimit = 10 * time.Second
 
+// limitedCgroup makes the container's cgroup, with its limits but that of
+// processes, which is answered.
+func (a *agent) limitedCgroup(ctx context.Context, o *orders) (*cgroup, string, error) {
+	now, pids := settings(o.Container.resources)
+	ctx, cancel := context.WithTimeout(ctx, stopLimit)
+	defer cancel()
+	g := a.ahead.takeCgroup()
+	if g == nil {
+		var err error
+		if g, err = makeCgroup(ctx, a.cgroups, containerCgroup); err != nil {
+			return nil, "", err
+		}
+	}
+	return g, pids, g.apply(now)
+}
+
 func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error {
 	if err := a.requireSetup(); err != nil {
 		return err
@@ -249,17 +278,11 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 	if err := a.findDevices(o.Container); err != nil {
 		return err
 	}
-	now, pids := settings(o.Container.resources)
-	gctx, cancel := context.WithTimeout(ctx, stopLimit)
-	defer cancel()
-	g := a.ahead.takeCgroup()
-	if g == nil {
-		var err error
-		if g, err = makeCgroup(gctx, a.cgroups, containerCgroup); err != nil {
-			return err
-		}
+	if o.Container.runtimePath != "" {
+		return a.startBundle(ctx, p, o)
 	}
-	if err := g.apply(now); err != nil {
+	g, pids, err := a.limitedCgroup(ctx, o)
+	if err != nil {
 		return err
 	}
 	enter, err := os.OpenFile(g.dir+"/cgroup.procs", os.O_WRONLY, 0)
@@ -308,7 +331,7 @@ func (a *agent) adopt(p *process, c *child, o *orders) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	// The former pidfd is closed when the last joiner lets go of it.
-	a.container = &container{process: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), cgroup: p.cgroup, spec: o.Process}
+	a.container = &container{process: p, pidfd: os.NewFile(uintptr(fd), "pidfd"), cgroup: p.cgroup, spec: o.Process, runtime: o.Container.runtime}
 	return nil
 }
 
@@ -321,6 +344,9 @@ func (a *agent) startProcess(ctx context.Context, p *process, o *orders) error {
 		return err
 	}
 	p.cgroup, p.ooms = c.cgroup, c.cgroup.oomKills()
+	if c.runtime != nil {
+		return a.execBundle(ctx, c, p, o)
+	}
 	l := launch{exe: a.exe, orders: o, stdio: p.stdio.child, init: c.pidfd}
 	at := c.cgroup.ofProcess(c.process.child.pid)
 	if l.late, err = os.OpenFile(at.dir+"/cgroup.procs", os.O_WRONLY, 0); err != nil {

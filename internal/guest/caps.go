@@ -88,6 +88,16 @@ func known() (all uint64) {
 	return all
 }
 
+// permitted are those that this process has.
+func permitted() uint64 {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&hdr, &data[0]) != nil {
+		return known() // to ask cannot fail; to have too much asked for tells
+	}
+	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
+}
+
 // data are the sets as capset(2) takes them.
 func (s capSets) data(known uint64) (data [2]unix.CapUserData) {
 	for i := range data {

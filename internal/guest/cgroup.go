@@ -260,6 +260,20 @@ func (g *cgroup) ofProcess(pid int) *cgroup {
 	return g
 }
 
+// holds says whether pid is in g or below.
+func (g *cgroup) holds(pid int) bool {
+	b, err := readBounded(fmt.Sprintf("/proc/%d/cgroup", pid), 64<<10)
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if p, ok := strings.CutPrefix(line, "0::"); ok {
+			return strings.Contains(strings.TrimSpace(p)+"/", "/"+filepath.Base(g.dir)+"/")
+		}
+	}
+	return false
+}
+
 // remove removes g and what the container has made below it, once the dead are
 // out. It kills nothing: one that is alive makes it fail.
 func (g *cgroup) remove(ctx context.Context) error {

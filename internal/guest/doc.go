@@ -13,6 +13,9 @@
 // there what must be done from within, reports a failure with its class, and
 // becomes the process by execve. Nothing waits for a child but the one reaper.
 //
+// Where the host names an OCI runtime the stage becomes that, in the machine's
+// namespaces, for each of its steps; the reaper adopts the processes it leaves.
+//
 // The stage of the container's first process is started ahead and waits as a
 // spare, so that a machine that is restored from a template has it ready.
 //

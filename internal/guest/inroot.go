@@ -5,6 +5,7 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -121,6 +122,24 @@ func (r inRoot) touchLinks(p string, links int) error {
 		return &fs.PathError{Op: "create", Path: p, Err: err}
 	}
 	return unix.Close(fd)
+}
+
+// readFile reads a file of at most limit bytes.
+func (r inRoot) readFile(p string, limit int64) ([]byte, error) {
+	fd, err := r.open(p, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), p)
+	defer func() { _ = f.Close() }() // only read
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, errs.New(errs.InvalidArgument, "%s is not a file", p)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = errs.New(errs.InvalidArgument, "%s is over %d bytes", p, limit)
+	}
+	return b, err
 }
 
 // missing says whether nothing is at p.

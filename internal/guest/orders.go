@@ -33,6 +33,10 @@ type containerOrders struct {
 	ReadOnlyPaths []string              `json:"read_only_paths,omitempty"`
 	Sysctls       []sysctl              `json:"sysctls,omitempty"`
 	resources     *specs.LinuxResources // the agent's business
+	// Of a container that an OCI runtime runs; the agent's business, too.
+	runtimePath string
+	asked       *specs.Spec
+	runtime     *ociRuntime
 }
 
 type deviceOrder struct {

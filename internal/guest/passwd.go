@@ -118,6 +118,19 @@ func readDatabase() (database, error) {
 	return d, nil
 }
 
+// readDatabaseIn reads the files of another root, whatever links it has.
+func readDatabaseIn(root inRoot) (d database, err error) {
+	for _, f := range []struct {
+		name string
+		to   *[]byte
+	}{{"/etc/passwd", &d.passwd}, {"/etc/group", &d.group}} {
+		if *f.to, err = root.readFile(f.name, maxDatabase); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return d, errs.New(errs.InvalidArgument, "read the container's users: %w", err)
+		}
+	}
+	return d, nil
+}
+
 // resolve finds who "name", "uid", "name:group" or "uid:gid" is. A name must be
 // in the database, a number need not be: its group is 0 then. Supplementary
 // groups are those that list the user, unless a group is named.

@@ -17,6 +17,10 @@ import (
 // answerTime is what the answer to PowerOff gets to leave the machine.
 const answerTime = 20 * time.Millisecond
 
+// retireLimit is how long a power-off waits for an OCI runtime to delete its
+// container.
+const retireLimit = 5 * time.Second
+
 // PowerOff ends the machine in order. A second call finds the first at work.
 func (a *agent) PowerOff(ctx context.Context, _ agentproto.PowerOff) (agentproto.Empty, error) {
 	a.procs.close()
@@ -25,6 +29,13 @@ func (a *agent) PowerOff(ctx context.Context, _ agentproto.PowerOff) (agentproto
 	a.mu.Unlock()
 	if s := a.spareStage().take(); s != nil {
 		s.drop()
+	}
+	if c != nil && c.process.ended() {
+		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), retireLimit)
+		if err := c.runtime.awaitRetired(rctx); err != nil {
+			a.log.printf("power off: %v", err)
+		}
+		cancel()
 	}
 	if c != nil {
 		_ = c.cgroup.kill(unix.SIGKILL) // what is left the next step finds

@@ -99,6 +99,12 @@ func (t *processes) close() {
 	t.closed = true
 }
 
+func (t *processes) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
 // started makes the reserved p a started one.
 func (t *processes) started(p *process, c *child) {
 	t.mu.Lock()

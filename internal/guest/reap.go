@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
-// child is a process that the agent itself started.
+// child is a process that the agent itself started, or has adopted.
 type child struct {
 	pid   int
 	pidfd *os.File // for signals: a pid may be another's by the time
@@ -37,10 +39,23 @@ type reaper struct {
 	children map[int]*child
 	changed  chan struct{} // closed and renewed after each reaping
 	none     bool          // the last look found no process at all
+	// While somebody expects to adopt: how those ended that nobody knows, by pid.
+	expecting int
+	strangers map[int]ending
 }
 
-// maxChildren bounds the children alive or not yet settled.
-const maxChildren = maxProcesses + 64
+// ending is how a process ended.
+type ending struct {
+	status unix.WaitStatus
+	at     time.Time
+}
+
+// maxChildren bounds the children alive or not yet settled: each process, and an
+// OCI runtime that starts it.
+const maxChildren = 2*maxProcesses + 64
+
+// maxStrangers bounds the ends that are kept for who may be adopted.
+const maxStrangers = maxProcesses
 
 func newReaper() *reaper {
 	return &reaper{
@@ -100,6 +115,8 @@ func (r *reaper) reap() {
 			c.status, c.at = ws, time.Now()
 			close(c.reaped)
 			r.ended <- c // has room for all of them
+		} else if r.expecting > 0 && len(r.strangers) < maxStrangers {
+			r.strangers[pid] = ending{ws, time.Now()}
 		}
 	}
 }
@@ -118,6 +135,54 @@ func (r *reaper) spawn(fork func() (pid, pidfd int, err error)) (*child, error) 
 		pidfd:   os.NewFile(uintptr(pidfd), "pidfd"),
 		settled: make(chan struct{}),
 		reaped:  make(chan struct{}),
+	}
+	r.children[pid] = c
+	r.none = false
+	return c, nil
+}
+
+// expect has the ends of strangers kept until done is called, for adopt.
+func (r *reaper) expect() (done func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.expecting == 0 {
+		r.strangers = map[int]ending{}
+	}
+	r.expecting++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.expecting--; r.expecting == 0 {
+			r.strangers = nil
+		}
+	}
+}
+
+// adopt makes a child of an orphan that we have become the parent of, whether it
+// lives or has ended since expect was called. Its parent has been reaped. It is
+// not settled yet.
+func (r *reaper) adopt(pid int) (*child, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := &child{pid: pid, settled: make(chan struct{}), reaped: make(chan struct{})}
+	if e, ok := r.strangers[pid]; ok {
+		delete(r.strangers, pid)
+		c.status, c.at = e.status, e.at
+		close(c.reaped)
+		r.ended <- c // has room for all of them
+		return c, nil
+	}
+	if r.children[pid] != nil {
+		return nil, errs.New(errs.AlreadyExists, "process %d is known already", pid)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err == nil {
+		c.pidfd = os.NewFile(uintptr(fd), "pidfd")
+		err = unix.Waitid(unix.P_PIDFD, fd, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) // ECHILD: another's child
+	}
+	if err != nil {
+		_ = c.pidfd.Close() // or there is none
+		return nil, errs.New(errs.NotFound, "no orphan %d: %w", pid, err)
 	}
 	r.children[pid] = c
 	r.none = false

@@ -49,6 +49,9 @@ func (a *agent) strip(ctx context.Context, c *container, mounted []string) error
 	ctx, cancel := context.WithTimeout(ctx, stopLimit)
 	defer cancel()
 	if c != nil {
+		if err := c.runtime.awaitRetired(ctx); err != nil {
+			return err
+		}
 		_ = c.pidfd.Close() // of a process that has ended
 		if err := c.cgroup.remove(ctx); err != nil {
 			return err

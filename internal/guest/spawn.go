@@ -30,6 +30,8 @@ type launch struct {
 	cgroup *os.File
 	spare  *spare
 	init   *os.File
+	// here has the stage stay in the agent's pid namespace.
+	here bool
 	// late is what the orders' late write goes to; may be nil.
 	late *os.File
 	// terminal is the one that the process got, where it was ordered.
@@ -93,7 +95,7 @@ func (l *launch) handOver(r *reaper, report *os.File) (*stageProcess, error) {
 			s.drop()
 		}
 	}
-	s, err := spawnStage(r, l.exe, l.init)
+	s, err := l.spawn(r)
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +103,13 @@ func (l *launch) handOver(r *reaper, report *os.File) (*stageProcess, error) {
 		return nil, s.abandon(err)
 	}
 	return s, nil
+}
+
+func (l *launch) spawn(r *reaper) (*stageProcess, error) {
+	if l.here {
+		return spawnHere(r, l.exe, 0)
+	}
+	return spawnStage(r, l.exe, l.init)
 }
 
 // drop ends a stage that is of no use, and does not wait for its end.

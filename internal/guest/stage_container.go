@@ -214,12 +214,25 @@ func makeDevLinks(root inRoot) error {
 		{"/dev/fd", "/proc/self/fd"}, {"/dev/stdin", "/proc/self/fd/0"}, {"/dev/stdout", "/proc/self/fd/1"},
 		{"/dev/stderr", "/proc/self/fd/2"}, {"/dev/ptmx", "pts/ptmx"},
 	} {
-		err := root.at(l.path, func(dir int, name string) error { return unix.Symlinkat(l.to, dir, name) })
+		err := root.at(l.path, func(dir int, name string) error {
+			dropMultiplexer(dir, name)
+			return unix.Symlinkat(l.to, dir, name)
+		})
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make link %s: %w", l.path, err)
 		}
 	}
 	return nil
+}
+
+// dropMultiplexer removes the kernel's own ptmx, which devtmpfs comes with: a
+// container's is that of its devpts.
+func dropMultiplexer(dir int, name string) {
+	var st unix.Stat_t
+	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(5, 2) {
+		_ = unix.Unlinkat(dir, name, 0) // where it stays it leads to the same terminals
+	}
 }
 
 func (c *containerOrders) name() error {

@@ -39,7 +39,7 @@ func (p *processOrders) beforeRoot() error {
 // ours; first says that it is the container's first process. It returns only
 // with an error.
 func (p *processOrders) become(h *handed, late string, first bool) error {
-	if err := p.resolveUser(); err != nil {
+	if err := p.resolveUser(readDatabase); err != nil {
 		return err
 	}
 	if p.Terminal != nil {
@@ -127,12 +127,13 @@ func (p *processOrders) executeStarved() error {
 	return nil
 }
 
-func (p *processOrders) resolveUser() error {
+// resolveUser looks up who the process runs as, and where that one is at home.
+func (p *processOrders) resolveUser(read func() (database, error)) error {
 	homeless := !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
 	if p.User == "" && !homeless && len(p.Groups) == 0 {
 		return nil
 	}
-	db, err := readDatabase()
+	db, err := read()
 	if err != nil && (p.User != "" || len(p.Groups) > 0) {
 		return err
 	}

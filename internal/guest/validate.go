@@ -281,7 +281,7 @@ func parseRlimits(rs []specs.POSIXRlimit) ([]rlimit, error) {
 	if len(rs) > maxRlimits {
 		return nil, errs.New(errs.InvalidArgument, "process with %d limits", len(rs))
 	}
-	names := strings.Fields("CPU FSIZE DATA STACK CORE RSS NPROC NOFILE MEMLOCK AS LOCKS SIGPENDING MSGQUEUE NICE RTPRIO RTTIME")
+	names := strings.Fields(rlimitNames)
 	var out []rlimit
 	for _, r := range rs {
 		i := slices.Index(names, strings.TrimPrefix(r.Type, "RLIMIT_"))
