@@ -21,6 +21,8 @@ type checker struct {
 	env map[string]map[string]string
 	// active are the containers that are in the stack (profiles).
 	active map[string]bool
+	// filters has the digests of the seccomp profiles that were read, by path.
+	filters map[string]string
 	// loops counts cycles of dependencies.
 	loops int
 }
@@ -47,6 +49,7 @@ func (c *checker) containers() map[string]Container {
 			out.Hosts = nil
 		}
 		out.Interfaces = c.interfaces(name, d)
+		out.Seccomp.Digest = c.seccomp(name, out.Seccomp.Profile)
 		out.Secrets = c.given(name, "secrets", "secret", out.Secrets, c.file.secrets)
 		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
 		d.Container = out

@@ -169,6 +169,8 @@ func processKeys() []field[declared] {
 			func(c *declared) *[]string { return &c.CapDrop }),
 		key("no_new_privileges", "Nothing that it executes gives more rights. Default: false.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.NoNewPrivileges }),
+		key("seccomp", "Which system calls it may make: a profile of the form that Docker and Podman use, unconfined, or default.", seccompProfile(),
+			func(c *declared) *Seccomp { return &c.Seccomp }),
 		key("oom_score_adj", "How soon the kernel kills it for memory: -1000 to 1000.", unlessZero(integer(-1000, 1000)),
 			func(c *declared) *int { return &c.OOMScoreAdj }),
 		key("read_only", "The root filesystem cannot be written to. Default: false.", unlessZero(boolean()),
@@ -203,7 +205,6 @@ func lifeKeys() []field[declared] {
 func laterKeys() []field[declared] {
 	var all []field[declared]
 	for _, group := range []struct{ why, keys string }{
-		{"no system call is filtered", "seccomp"},
 		{"every machine is made alike", "oci_runtime"},
 	} {
 		for _, name := range strings.Fields(group.keys) {
