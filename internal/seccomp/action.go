@@ -73,10 +73,12 @@ func parseAction(name string, errno *uint32) (Action, error) {
 }
 
 // quoted is a text of a profile, cut.
-func quoted(s string) string {
-	const longest = 64
+func quoted(s string) string { return fmt.Sprintf("%q", cut(s)) }
+
+func cut(s string) string {
+	const longest = 80
 	if len(s) > longest {
 		s = strings.ToValidUTF8(s[:longest], "") + "…"
 	}
-	return fmt.Sprintf("%q", s)
+	return s
 }

@@ -342,11 +342,11 @@ func inWords(b []byte, err error) error {
 	case errors.As(err, &syntax):
 		return fmt.Errorf("%s: %w", lineOf(b, syntax.Offset), err)
 	case errors.As(err, &kind):
-		return fmt.Errorf("%s: %s is %s", lineOf(b, kind.Offset), kind.Field, kind.Value)
+		return fmt.Errorf("%s: %s is %s", lineOf(b, kind.Offset), kind.Field, cut(kind.Value))
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("it ends before the profile does")
 	}
-	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
+	return errors.New(cut(strings.TrimPrefix(err.Error(), "json: ")))
 }
 
 func lineOf(b []byte, offset int64) string {
