@@ -93,9 +93,10 @@ func rooms() map[string]row {
 			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
 			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc",
 			"internal/ui", "internal/wire"}},
-		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
-		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},
-		"test/e2e":      {},
+		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
+		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
+		"test/e2e":       {},
+		"test/e2e/calls": {prints: true},
 		// The kernel and the agent are what it boots by hand.
 		"bench/pump":    {prints: true},
 		"bench/compare": {prints: true, imports: []string{"internal/agents", "internal/kernel", "internal/store", "internal/undo"}},
