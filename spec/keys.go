@@ -228,6 +228,7 @@ func composeKeys() []field[declared] {
 		instead[declared]("deploy", "write cpus, memory, replicas and restart in the container"),
 		instead[declared]("container_name", "an instance is named after its container"),
 		instead[declared]("network_mode", "every container has a machine of its own"),
+		instead[declared]("security_opt", "write seccomp: PROFILE, or no_new_privileges: true"),
 		instead[declared]("extends", "use YAML anchors, or defaults"),
 	)
 }

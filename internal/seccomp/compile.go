@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"golang.org/x/net/bpf"
@@ -60,10 +61,7 @@ func (p *Profile) assemble(t Target) ([]bpf.RawInstruction, error) {
 	if !ok || own.compat == "" {
 		return nil, fmt.Errorf("no machine has the architecture %s", quoted(t.Arch))
 	}
-	rules, err := p.rulesFor(t)
-	if err != nil {
-		return nil, err
-	}
+	rules := p.rulesFor(t)
 	table := own.table()
 	all := []section{{own, own.spans(table, p, rules)}}
 	if !all[0].lets(table["execve"]) {
@@ -80,15 +78,11 @@ func (p *Profile) assemble(t Target) ([]bpf.RawInstruction, error) {
 }
 
 // rulesFor answers the rules that hold for t.
-func (p *Profile) rulesFor(t Target) ([]rule, error) {
-	kernel := version{1 << 16, 0}
-	if t.Kernel != "" {
-		var err error
-		if kernel, err = parseVersion(t.Kernel); err != nil {
-			return nil, err
-		}
+func (p *Profile) rulesFor(t Target) (all []rule) {
+	kernel, err := parseVersion(t.Kernel)
+	if err != nil { // who builds a kernel may call it anything
+		kernel = version{math.MaxInt, 0}
 	}
-	var all []rule
 	for _, r := range p.rules {
 		// What is refused anyway has nothing to say: a rule that lets it through may
 		// still come.
@@ -99,7 +93,7 @@ func (p *Profile) rulesFor(t Target) ([]rule, error) {
 			all = append(all, r)
 		}
 	}
-	return all, nil
+	return all
 }
 
 // all reports whether everything in the condition is so. Of architectures one is
