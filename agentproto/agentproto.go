@@ -22,7 +22,7 @@ import (
 // would misread is a new Version.
 const (
 	Protocol = "vzcompose-agent"
-	Version  = 1
+	Version  = 2
 )
 
 // Methods of the control connection.
@@ -192,6 +192,11 @@ type Start struct {
 	Groups []string `json:"groups,omitempty"`
 	// Devices are devices of the machine that the container has too. Init only.
 	Devices []Device `json:"devices,omitempty"`
+	// Filter is what holds for system calls of the container's processes; nil is
+	// nothing. Init only: further processes have it too.
+	Filter *Filter `json:"filter,omitempty"`
+	// Unfiltered has it not hold for this further process.
+	Unfiltered bool `json:"unfiltered,omitempty"`
 	// Init puts a small init of ours before the container's process: it is its
 	// parent, passes signals on and reaps orphans.
 	Init bool `json:"init,omitempty"`
@@ -211,6 +216,18 @@ type Device struct {
 	Source string `json:"source"`
 	Path   string `json:"path"`
 }
+
+// Filter is a program for seccomp(2).
+type Filter struct {
+	// Program is an array of struct sock_filter in the machine's byte order, at
+	// most MaxFilter bytes.
+	Program []byte `json:"program"`
+	// Flags are SECCOMP_FILTER_FLAG_LOG and SPEC_ALLOW.
+	Flags uint32 `json:"flags,omitempty"`
+}
+
+// MaxFilter is what the kernel takes (BPF_MAXINSNS), in bytes.
+const MaxFilter = 4096 * 8
 
 // InitID is the ID of the container's own process.
 const InitID = "init"

@@ -49,7 +49,7 @@ func messages() []any {
 			Shares: []Share{{ID: "s", ReadOnly: true, File: "f"}}, Files: []File{{ID: "f", Data: []byte{1}, Mode: 2, UID: 3, GID: 4}},
 			Interfaces: []Interface{{Device: "d", Name: "n", MAC: "m", MTU: 1, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/8")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}},
 		&SetupResult{Kernel: "k", Phases: []Phase{{Name: "p", Start: 1, Duration: 2}}},
-		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Groups: []string{"g"}, Devices: []Device{{"s", "p"}}, Init: true, Runtime: "r", Stdin: "1", Stdout: "2", Stderr: "3"},
+		&Start{ID: "i", Spec: &specs.Spec{Version: "1"}, Process: &specs.Process{Args: []string{"a"}}, User: "u", Groups: []string{"g"}, Devices: []Device{{"s", "p"}}, Filter: &Filter{Program: []byte{1}, Flags: 2}, Unfiltered: true, Init: true, Runtime: "r", Stdin: "1", Stdout: "2", Stderr: "3"},
 		&Started{PID: 1, Elapsed: 2},
 		&Signal{ID: "i", Signal: 9, All: true},
 		&Wait{ID: "i"},

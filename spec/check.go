@@ -21,6 +21,8 @@ type checker struct {
 	env map[string]map[string]string
 	// active are the containers that are in the stack (profiles).
 	active map[string]bool
+	// filters has the digests of the seccomp profiles that were read, by path.
+	filters map[string]string
 	// loops counts cycles of dependencies.
 	loops int
 }
@@ -47,6 +49,9 @@ func (c *checker) containers() map[string]Container {
 			out.Hosts = nil
 		}
 		out.Interfaces = c.interfaces(name, d)
+		if c.active[name] {
+			out.Seccomp.Digest = c.seccomp(name, out.Seccomp.Profile)
+		}
 		out.Secrets = c.given(name, "secrets", "secret", out.Secrets, c.file.secrets)
 		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
 		d.Container = out
@@ -124,6 +129,9 @@ func (c *checker) runtime(e entry) {
 	if n := e.value.child("oci_runtime"); n != nil && d.OCIRuntime != "" && d.Init {
 		c.w.error(n, c.at(e.key.text).key("oci_runtime"), "take init away, or have the image's own init as the command",
 			"there is no init where an OCI runtime runs the container")
+	}
+	if n := e.value.child("seccomp"); n != nil && d.OCIRuntime != "" && d.Seccomp.Profile != "" && d.Seccomp.Profile != SeccompUnconfined {
+		c.w.error(n, c.at(e.key.text).key("seccomp"), "take it away, or oci_runtime", "an OCI runtime is not given a profile yet")
 	}
 }
 

@@ -115,7 +115,6 @@ func containerKeys() *object[declared] {
 	o.fields = append(o.fields, lifeKeys()...)
 	o.fields = append(o.fields, watchKeys()...)
 	o.fields = append(o.fields, reachKeys()...)
-	o.fields = append(o.fields, laterKeys()...)
 	o.fields = append(o.fields, composeKeys()...)
 	return o
 }
@@ -169,6 +168,8 @@ func processKeys() []field[declared] {
 			func(c *declared) *[]string { return &c.CapDrop }),
 		key("no_new_privileges", "Nothing that it executes gives more rights. Default: false.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.NoNewPrivileges }),
+		key("seccomp", "Which system calls it may make: a profile of the form that Docker and Podman use, unconfined, or default.", seccompProfile(),
+			func(c *declared) *Seccomp { return &c.Seccomp }),
 		key("oom_score_adj", "How soon the kernel kills it for memory: -1000 to 1000.", unlessZero(integer(-1000, 1000)),
 			func(c *declared) *int { return &c.OOMScoreAdj }),
 		key("read_only", "The root filesystem cannot be written to. Default: false.", unlessZero(boolean()),
@@ -198,20 +199,6 @@ func lifeKeys() []field[declared] {
 	}
 }
 
-// laterKeys are refused, each with its reason, so that nobody believes in a
-// limit or a share that is not there.
-func laterKeys() []field[declared] {
-	var all []field[declared]
-	for _, group := range []struct{ why, keys string }{
-		{"no system call is filtered", "seccomp"},
-	} {
-		for _, name := range strings.Fields(group.keys) {
-			all = append(all, reserved[declared](name, group.why))
-		}
-	}
-	return all
-}
-
 // composeKeys are words of Compose that fingers know, and what to write.
 func composeKeys() []field[declared] {
 	all := []field[declared]{instead[declared]("build", "images are built elsewhere; name one with image")}
@@ -226,6 +213,7 @@ func composeKeys() []field[declared] {
 		instead[declared]("deploy", "write cpus, memory, replicas and restart in the container"),
 		instead[declared]("container_name", "an instance is named after its container"),
 		instead[declared]("network_mode", "every container has a machine of its own"),
+		instead[declared]("security_opt", "write seccomp: PROFILE, or no_new_privileges: true"),
 		instead[declared]("extends", "use YAML anchors, or defaults"),
 	)
 }

@@ -68,7 +68,7 @@ func (l *loader) load() *Stack {
 	if !ok || w.nodes < 0 {
 		return nil
 	}
-	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}}
+	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}, filters: map[string]string{}}
 	c.activate(l.opts)
 	l.profiles = c.profileNames()
 	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),

@@ -50,6 +50,7 @@ type Container struct {
 	CapAdd          []string          `json:"cap_add,omitempty"`  // "CAP_NET_ADMIN", or "ALL"; sorted
 	CapDrop         []string          `json:"cap_drop,omitempty"` // likewise
 	NoNewPrivileges bool              `json:"no_new_privileges,omitempty"`
+	Seccomp         Seccomp           `json:"seccomp,omitzero"`
 	OOMScoreAdj     int               `json:"oom_score_adj,omitempty"` // -1000 to 1000
 	ReadOnly        bool              `json:"read_only,omitempty"`     // the root filesystem cannot be written to
 	Sysctls         map[string]string `json:"sysctls,omitempty"`
@@ -147,6 +148,19 @@ type Ulimit struct {
 	Soft uint64 `json:"soft"`
 	Hard uint64 `json:"hard"`
 }
+
+// Seccomp says which system calls the container may make; zero: those of the
+// default profile, or all where it is privileged.
+type Seccomp struct {
+	// Profile is the absolute path of a profile, or SeccompUnconfined.
+	Profile string `json:"profile,omitempty"`
+	// Digest is the SHA-256 of the profile's file, in hexadecimal: a profile that
+	// was edited is another one.
+	Digest string `json:"digest,omitempty"`
+}
+
+// SeccompUnconfined is no profile at all.
+const SeccompUnconfined = "unconfined"
 
 // WritableLayer is what the container writes beside its mounts.
 type WritableLayer struct {

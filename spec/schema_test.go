@@ -124,17 +124,11 @@ func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
 	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
 		cpus memory mounts hostname depends_on restart replicas labels init group_add ulimits masked_paths readonly_paths
 		shm_size writable_layer overhead virtualization oci_runtime sockets secrets configs hosts dns healthcheck hooks logging boot_log
-		interfaces networks ports expose profiles devices kernel platform`
-	later := `seccomp`
+		interfaces networks ports expose profiles devices kernel platform seccomp`
 	keys := containerKeys()
 	for _, name := range strings.Fields(read) {
 		if f := keys.field(name); f == nil || f.decode == nil {
 			t.Errorf("%s is not read", name)
-		}
-	}
-	for _, name := range strings.Fields(later) {
-		if f := keys.field(name); f == nil || f.reserved == "" {
-			t.Errorf("%s is not reserved", name)
 		}
 	}
 	seen := map[string]bool{}

@@ -154,7 +154,7 @@ func TestDiffSeesEveryField(t *testing.T) {
 		"StopGracePeriod": time.Second, "CPUs": 1.5, "Memory": uint64(1), "Replicas": 7,
 		"TTY": true, "StdinOpen": true, "Privileged": true, "NoNewPrivileges": true, "ReadOnly": true, "OOMScoreAdj": 3,
 		"CapAdd": []string{"ALL"}, "CapDrop": []string{"CAP_CHOWN"}, "Sysctls": map[string]string{"a.b": "1"},
-		"Init": true, "GroupAdd": []string{"disk"}, "Ulimits": map[string]Ulimit{"nofile": {1, 2}}, "MaskedPaths": []string{},
+		"Seccomp": Seccomp{Profile: "unconfined"}, "Init": true, "GroupAdd": []string{"disk"}, "Ulimits": map[string]Ulimit{"nofile": {1, 2}}, "MaskedPaths": []string{},
 		"ReadonlyPaths": []string{"/x"}, "ShmSize": uint64(4096), "WritableLayer": &WritableLayer{1 << 30}, "Overhead": &Overhead{CPUs: 1},
 		"Virtualization": true, "Sockets": []Socket{{Direction: "into", Source: "/a", Destination: "/b"}},
 		"Secrets": []Given{{Source: "s", Target: "/run/secrets/s"}}, "Configs": []Given{{Source: "c", Target: "/c"}},

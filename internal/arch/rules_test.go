@@ -25,6 +25,7 @@ func rooms() map[string]row {
 		"internal/state":     {pure: true, imports: []string{"internal/lifecycle"}},
 		"internal/arch":      {},
 		"internal/boot":      {pure: true},
+		"internal/seccomp":   {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 
 		// the wire
@@ -35,7 +36,7 @@ func rooms() map[string]row {
 		"agentproto":           {imports: []string{"internal/errs", "internal/wire"}},
 
 		// what is wanted, and what is to be done for it
-		"spec":    {imports: []string{"schema", "internal/diag"}},
+		"spec":    {imports: []string{"schema", "internal/diag", "internal/seccomp"}},
 		"planner": {pure: true, imports: []string{"spec", "internal/state", "internal/diag", "internal/lifecycle"}},
 
 		// machines
@@ -81,7 +82,7 @@ func rooms() map[string]row {
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
-			"internal/undo", "internal/volume"}},
+			"internal/seccomp", "internal/undo", "internal/volume"}},
 
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
@@ -92,9 +93,10 @@ func rooms() map[string]row {
 			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
 			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc",
 			"internal/ui", "internal/wire"}},
-		"cmd/vzcompose": {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
-		"cmd/vzagent":   {prints: true, imports: []string{"internal/guest"}},
-		"test/e2e":      {},
+		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
+		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
+		"test/e2e":       {},
+		"test/e2e/calls": {prints: true},
 		// The kernel and the agent are what it boots by hand.
 		"bench/pump":    {prints: true},
 		"bench/compare": {prints: true, imports: []string{"internal/agents", "internal/kernel", "internal/store", "internal/undo"}},

@@ -26,7 +26,7 @@ func (a *app) execCommand() *cli.Command {
 			&cli.BoolFlag{Name: "no-tty", Aliases: []string{"T"}, Usage: "without a terminal, even where this is one"},
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "accepted: standard input is passed on unless -d"},
 			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "with a terminal, even where this is none; the default is what this is"},
-			&cli.BoolFlag{Name: "privileged", Usage: "with every capability"},
+			&cli.BoolFlag{Name: "privileged", Usage: "with every capability and system call"},
 			detachKeysFlag(),
 		},
 		Action: a.exec,

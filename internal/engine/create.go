@@ -187,6 +187,9 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids, given); err != nil {
 		return rec, err
 	}
+	if rec.Seccomp, err = seccompOf(c); err != nil {
+		return rec, err
+	}
 	rec.User = first(c.User, img.User)
 	if rec.StopSignal, err = agentproto.ParseSignal(first(c.StopSignal, img.StopSignal, "SIGTERM")); err != nil {
 		return rec, fmt.Errorf("stop signal: %w", err)

@@ -72,7 +72,10 @@ type Engine struct {
 }
 
 // bootFiles are the kernel and the initramfs.
-type bootFiles struct{ kernel, initramfs string }
+type bootFiles struct {
+	kernel, initramfs string
+	version           string // of the kernel, as uname says it
+}
 
 // Stack is an Engine at work on one stack: the executor's Runner.
 type Stack struct {
@@ -192,7 +195,7 @@ func (e *Engine) bootWith(ctx context.Context, id string) (*bootFiles, error) {
 	if e.from == nil {
 		e.from = map[string]*bootFiles{}
 	}
-	e.from[id] = &bootFiles{kernel: k.Image, initramfs: initramfs}
+	e.from[id] = &bootFiles{kernel: k.Image, initramfs: initramfs, version: k.Version}
 	return e.from[id], nil
 }
 

@@ -183,7 +183,10 @@ func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error 
 	if err := volume.Create(pool.o.Home.Writable(spareStack, name), 0); err != nil {
 		return err
 	}
-	order := pool.order(rec, from)
+	order, err := pool.order(rec, from)
+	if err != nil {
+		return err
+	}
 	order.Spare = true
 	err = pool.launch(ctx, order, poolLimit)
 	if err != nil {
@@ -203,7 +206,7 @@ func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool,
 		return false, nil // as good as none
 	}
 	m := Make{order.Instance.CPUs, order.Instance.Memory}
-	prefix := m.prefix(&bootFiles{order.Kernel, order.Initramfs})
+	prefix := m.prefix(&bootFiles{kernel: order.Kernel, initramfs: order.Initramfs})
 	for _, name := range names {
 		if !strings.HasPrefix(name, prefix) {
 			continue

@@ -98,7 +98,10 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	l := s.order(rec, from)
+	l, err := s.order(rec, from)
+	if err != nil {
+		return err
+	}
 	l.Attended = name == s.Attended
 	if taken, err := s.takeSpare(ctx, l); taken || err != nil {
 		return err
@@ -107,9 +110,14 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 }
 
 // order is what the shim of an instance is told.
-func (e *Engine) order(rec store.Instance, from *bootFiles) store.Launch {
+func (e *Engine) order(rec store.Instance, from *bootFiles) (store.Launch, error) {
+	f, err := filterOf(rec, from)
+	if err != nil {
+		return store.Launch{}, err
+	}
 	return store.Launch{Home: e.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Cold: e.o.Cold,
-		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit, Env: e.variables(rec), Switch: e.o.Switch}
+		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit, Env: e.variables(rec), Switch: e.o.Switch,
+		Filter: f.Program, FilterFlags: f.Flags}, nil
 }
 
 func (e *Engine) templates() string { return cmp.Or(e.o.Templates, e.o.Home.Templates()) }

@@ -132,6 +132,16 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 		return nil, err
 	}
 	switch {
+	case s.Spec != nil && s.Unfiltered, s.Process != nil && s.Filter != nil:
+		return nil, errs.New(errs.InvalidArgument, "the filter is the container's own process's to have, and further ones' to do without")
+	case s.Spec != nil:
+		if o.Process.Filter, err = parseFilter(s.Filter); err != nil {
+			return nil, err
+		}
+	case s.Unfiltered:
+		o.Process.Filter = nil
+	}
+	switch {
 	case s.Init && s.Spec == nil:
 		return nil, errs.New(errs.InvalidArgument, "an init for a process in the container")
 	}
@@ -145,7 +155,8 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 }
 
 // orderProcess makes orders of a further process. What it does not say of
-// capabilities and limits is as the container's own process has it.
+// capabilities and limits is as the container's own process has it, and so is
+// the filter.
 func (a *agent) orderProcess(p *specs.Process) (*orders, error) {
 	c, err := a.running()
 	if err != nil {
@@ -164,6 +175,7 @@ func (a *agent) orderProcess(p *specs.Process) (*orders, error) {
 	if p.Rlimits == nil {
 		po.Rlimits = c.spec.Rlimits
 	}
+	po.Filter = c.spec.Filter
 	return &orders{Process: po}, nil
 }
 

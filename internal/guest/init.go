@@ -37,8 +37,8 @@ func setUserOfAll(id identity) error {
 // reaps whoever loses its parent, and ends as the process ends, by 128+n for a
 // signal. It returns only where nothing was started.
 func (p *processOrders) supervise(h *handed) error {
-	var err error
-	if p.Identity.UID == 0 { // for others the threads have lost all with the user
+	err := p.confine()
+	if err == nil && p.Identity.UID == 0 { // for others the threads have lost all with the user
 		err = p.Caps.limitAll()
 	}
 	// With no thread that has more rights than the container it may look into us,

@@ -63,6 +63,7 @@ type processOrders struct {
 	Umask           int      `json:"umask"`
 	Caps            capSets  `json:"caps"`
 	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
+	Filter          *filter  `json:"filter,omitempty"` // nil: every system call
 	Rlimits         []rlimit `json:"rlimits,omitempty"`
 	OOMScoreAdj     *int     `json:"oom_score_adj,omitempty"`
 	// Init has this process stay as the parent of the one that is ordered.

@@ -114,7 +114,7 @@ func (a *agent) drill(st *stageProcess) error {
 }
 
 // sampleStart has every part that the start of a container usually has.
-const sampleStart = `{"id":"init","stdin":"a","stdout":"b","stderr":"c","spec":{"ociVersion":"1.2.0","hostname":"a",
+const sampleStart = `{"id":"init","stdin":"a","stdout":"b","stderr":"c","filter":{"program":"BgAAAAAA/38="},"spec":{"ociVersion":"1.2.0","hostname":"a",
 "root":{"path":"` + agentproto.RootPath + `"},
 "process":{"user":{"uid":0,"gid":0},"args":["a"],"env":["A=b"],"cwd":"/",
 "capabilities":{"bounding":["CAP_CHOWN"],"effective":["CAP_CHOWN"],"permitted":["CAP_CHOWN"]},

@@ -130,6 +130,9 @@ func (s *stageProcess) abandon(err error) error {
 		return errors.Join(err, errs.New(errs.DeadlineExceeded, "the process did not die within %s", stopLimit))
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
+		if s.child.status.Signal() == unix.SIGSYS {
+			return errs.New(errs.FailedPrecondition, "the process was ended by its seccomp profile while it was being set up")
+		}
 		return errs.New(errs.ResourceExhausted, "the process ended while it was being set up (%s): "+
 			"is a limit of the container too low?", describe(s.child.status))
 	}
@@ -208,9 +211,15 @@ func socketPair() (ours, theirs *os.File, err error) {
 	return os.NewFile(uintptr(p[0]), "orders"), theirs, nil
 }
 
+// stageEnv is for the stage's own runtime, which must not send its threads
+// signals: one could come when a filter holds that refuses the return from it.
+func stageEnv() []string {
+	return []string{"GOMAXPROCS=" + strconv.Itoa(minProcs), "GODEBUG=asyncpreemptoff=1"}
+}
+
 func fork(exe string, flags uintptr, null, socket *os.File) (pid, pidfd int, err error) {
 	pid, err = syscall.ForkExec(exe, []string{stageName}, &syscall.ProcAttr{
-		Dir: "/", Env: []string{"GOMAXPROCS=" + strconv.Itoa(minProcs)},
+		Dir: "/", Env: stageEnv(),
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), socket.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Cloneflags: flags, PidFD: &pidfd},
 	})

@@ -69,8 +69,8 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 	if p.Init {
 		return p.supervise(h)
 	}
-	if p.starves() {
-		if err := p.executeStarved(); err != nil {
+	if p.starves() || p.Filter != nil {
+		if err := p.executeBare(); err != nil {
 			return err
 		}
 	}
@@ -84,11 +84,17 @@ func (p *processOrders) starves() bool {
 
 func ofMemory(resource int) bool { return resource == unix.RLIMIT_AS || resource == unix.RLIMIT_DATA }
 
-// executeStarved limits the memory, which needs no right, and executes. Between
-// the two our runtime must not ask for memory: all that is needed is made
-// before, and nothing but raw system calls follow. It returns nil where nothing
-// could be executed; then there may be memory to say why, or not.
-func (p *processOrders) executeStarved() error {
+// executeBare limits the memory, which needs no right, loads the filter, and
+// executes. Between these our runtime must neither ask for memory nor make calls
+// that the filter may refuse: all that is needed is made before, and nothing but
+// raw system calls follow. It returns nil where nothing could be executed; then
+// there may be memory, and calls, to say why, or not. So what usually is wrong is
+// looked for first.
+func (p *processOrders) executeBare() error {
+	if err := p.try(executable); err != nil {
+		return err
+	}
+	filter := p.Filter.ready()
 	var files []*byte
 	for _, f := range p.candidates() {
 		b, err := unix.BytePtrFromString(f)
@@ -118,6 +124,9 @@ func (p *processOrders) executeStarved() error {
 			return errs.New(errs.InvalidArgument, "set limit %d to %d:%d: %w", r.Resource, r.Soft, r.Hard, e)
 		}
 	}
+	if e := filter.load(false); e != 0 {
+		return loadError(e)
+	}
 	for _, f := range files {
 		_, _, e := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(f)), uintptr(unsafe.Pointer(&args[0])), uintptr(unsafe.Pointer(&env[0])))
 		if e != unix.ENOENT && e != unix.ENOTDIR && e != unix.EACCES {
@@ -125,6 +134,19 @@ func (p *processOrders) executeStarved() error {
 		}
 	}
 	return nil
+}
+
+// executable answers the error that execve would have for most of what is wrong
+// with a file.
+func executable(file string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(file, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return unix.EACCES
+	}
+	return unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS)
 }
 
 // resolveUser looks up who the process runs as, and where that one is at home.
@@ -230,7 +252,7 @@ func (p *processOrders) changeUser() error {
 	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("keep capabilities: %w", err)
 	}
-	if err := p.Caps.apply(); err != nil {
+	if err := p.rights().apply(); err != nil {
 		return err
 	}
 	if p.NoNewPrivileges {

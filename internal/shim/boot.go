@@ -192,7 +192,7 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	}
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
-	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, User: s.inst.User, Devices: devicesOf(s.inst),
+	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, Filter: s.filter(), User: s.inst.User, Devices: devicesOf(s.inst),
 		Groups: s.inst.Groups, Init: s.inst.Init, Runtime: s.inst.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok})
 	if err == nil {
 		err = s.openRelays(sctx, m, agent)
@@ -218,6 +218,14 @@ func devicesOf(i store.Instance) []agentproto.Device {
 		all = append(all, agentproto.Device(d))
 	}
 	return all
+}
+
+// filter is what holds for system calls of the container.
+func (s *shim) filter() *agentproto.Filter {
+	if len(s.launch.Filter) == 0 {
+		return nil
+	}
+	return &agentproto.Filter{Program: s.launch.Filter, Flags: s.launch.FilterFlags}
 }
 
 // awaitAttended waits until somebody is attached, where somebody is to be.

@@ -77,7 +77,7 @@ func (h handler) Exec(ctx context.Context, p shimproto.Exec) (shimproto.ExecStar
 		return shimproto.ExecStarted{}, err
 	}
 	id := h.s.running.nextExec()
-	start := agentproto.Start{ID: id, Process: h.process(p), User: p.User, Groups: h.s.inst.Groups, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr}
+	start := agentproto.Start{ID: id, Process: h.process(p), Unfiltered: p.Privileged, User: p.User, Groups: h.s.inst.Groups, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr}
 	if start.User == "" {
 		start.User = h.s.inst.User
 	}

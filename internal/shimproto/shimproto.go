@@ -102,7 +102,7 @@ type Exec struct {
 	TTY  bool   `json:"tty,omitempty"`
 	Rows uint16 `json:"rows,omitempty"`
 	Cols uint16 `json:"cols,omitempty"`
-	// Privileged gives it every capability.
+	// Privileged gives it every capability and system call.
 	Privileged bool   `json:"privileged,omitempty"`
 	Stdin      string `json:"stdin,omitempty"`
 	Stdout     string `json:"stdout,omitempty"`

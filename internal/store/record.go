@@ -76,6 +76,16 @@ type Instance struct {
 	LogSize    int64         `json:"log_size,omitempty"`  // bytes of a log file; 0: the usual
 	LogFiles   int           `json:"log_files,omitempty"` // 0: the usual
 	Writable   uint64        `json:"writable,omitempty"`  // bytes of its writable layer; 0: the usual
+	Seccomp    *Seccomp      `json:"seccomp,omitempty"`   // nil: the usual profile
+}
+
+// Seccomp is what holds for system calls of an instance: nothing, or the profile
+// as it was read from its file when the record was made. At each start it is made
+// into a filter for the machine of then.
+type Seccomp struct {
+	Unconfined bool            `json:"unconfined,omitempty"`
+	Path       string          `json:"path,omitempty"` // of the file; for people
+	Profile    json.RawMessage `json:"profile,omitempty"`
 }
 
 // Share is a folder or a file of the host that the machine sees.
@@ -155,6 +165,10 @@ type Launch struct {
 	// Env are the variables that the instance's files come from, by name. They are
 	// passed on, and never written down.
 	Env map[string]string `json:"env,omitempty"`
+	// Filter is the program for system calls of the container (agentproto.Filter),
+	// with its flags; none: nothing is refused.
+	Filter      []byte `json:"filter,omitempty"`
+	FilterFlags uint32 `json:"filter_flags,omitempty"`
 	// Templates is the folder of what machines are restored from, and
 	// TemplatesLimit its bound in bytes.
 	Templates      string `json:"templates"`
