@@ -134,6 +134,8 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 	switch {
 	case s.Spec != nil && s.Unfiltered, s.Process != nil && s.Filter != nil:
 		return nil, errs.New(errs.InvalidArgument, "the filter is the container's own process's to have, and further ones' to do without")
+	case s.Runtime != "" && s.Filter != nil:
+		return nil, errs.New(errs.Unsupported, "a filter for a container that an OCI runtime runs")
 	case s.Spec != nil:
 		if o.Process.Filter, err = parseFilter(s.Filter); err != nil {
 			return nil, err

@@ -7,7 +7,7 @@ import "strings"
 // capability for it. All else is EPERM, or ENOSYS where it is newer than this
 // text.
 func Default() *Profile {
-	p := &Profile{otherwise: refuse | eperm}
+	p := &Profile{otherwise: refuse | eperm, arches: []string{"386", "arm"}} // programs of 32 bits are let live
 	let := func(calls string, more ...func(*rule)) {
 		r := rule{calls: strings.Fields(calls), action: allow}
 		for _, m := range more {

@@ -122,7 +122,7 @@ func checkKernel(path, arch string) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	if arch != "arm64" {
 		return nil
 	}
