@@ -29,6 +29,7 @@ const (
 const (
 	MethodSetup    = "setup"    // Setup → SetupResult; once in a machine's life
 	MethodStart    = "start"    // Start → Started
+	MethodGo       = "go"       // Go → Started; of a container that was started held
 	MethodSignal   = "signal"   // Signal → Empty
 	MethodWait     = "wait"     // Wait → Exit; answers when the process has ended
 	MethodRelease  = "release"  // Release → Empty; forgets an ended process
@@ -203,6 +204,9 @@ type Start struct {
 	// Runtime, where set, is the path in the container's root of an OCI runtime
 	// that runs the container in the agent's place. Init only.
 	Runtime string `json:"runtime,omitempty"`
+	// Hold makes the container, and its process up to where it gives up rights and
+	// is executed, which Go has it do. Its arguments and variables are told then.
+	Hold bool `json:"hold,omitempty"`
 	// The tokens of the streams. "" is /dev/null. With process.terminal Stdin is
 	// what is typed, Stdout what is shown, and Stderr is "".
 	Stdin  string `json:"stdin,omitempty"`
@@ -228,6 +232,25 @@ type Filter struct {
 
 // MaxFilter is what the kernel takes (BPF_MAXINSNS), in bytes.
 const MaxFilter = 4096 * 8
+
+// Go makes the machine, in which a container is held, that of one instance, and
+// lets the container's process go. It says what Setup and Start could not, since
+// the machine was saved after them and is more than one by now.
+type Go struct {
+	// Hostname, Time, Clock and Entropy are those of Setup.
+	Hostname string        `json:"hostname"`
+	Time     time.Time     `json:"time"`
+	Clock    time.Duration `json:"clock,omitempty"`
+	Entropy  []byte        `json:"entropy"`
+	// Files take the place of what those of Setup hold, by ID; IDs, modes and
+	// owners are as they were.
+	Files []File `json:"files,omitempty"`
+	// Interfaces give those of Setup, by name, their MACs, addresses and gateways.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+	// Args and Env of the process.
+	Args []string `json:"args"`
+	Env  []string `json:"env,omitempty"`
+}
 
 // InitID is the ID of the container's own process.
 const InitID = "init"

@@ -73,12 +73,27 @@ func (c *Client) Close() error { return c.c.Close() }
 // come does matter, and how long Setup takes to go does not.
 func (c *Client) Setup(ctx context.Context, p Setup) (r SetupResult, err error) {
 	if p.Time.IsZero() {
-		p.Time, p.Clock = c.c.Welcomed(), c.c.Welcome().Clock
-		if p.Clock == 0 {
-			p.Time = time.Now()
-		}
+		p.Time, p.Clock = c.clock()
 	}
 	err = c.c.Call(ctx, MethodSetup, p, &r)
+	return r, err
+}
+
+// clock answers a time, and what the agent's clock showed then; 0: it is now.
+func (c *Client) clock() (time.Time, time.Duration) {
+	if shown := c.c.Welcome().Clock; shown != 0 {
+		return c.c.Welcomed(), shown
+	}
+	return time.Now(), 0
+}
+
+// Go lets a held container's process go. The time is told as by Setup, and the
+// errors are those of Start.
+func (c *Client) Go(ctx context.Context, p Go) (r Started, err error) {
+	if p.Time.IsZero() {
+		p.Time, p.Clock = c.clock()
+	}
+	err = c.c.Call(ctx, MethodGo, p, &r)
 	return r, err
 }
 

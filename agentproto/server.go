@@ -10,6 +10,7 @@ import (
 type Agent interface {
 	Setup(context.Context, Setup) (SetupResult, error)
 	Start(context.Context, Start) (Started, error)
+	Go(context.Context, Go) (Started, error)
 	Signal(context.Context, Signal) (Empty, error)
 	Wait(context.Context, Wait) (Exit, error)
 	Release(context.Context, Release) (Empty, error)
@@ -41,6 +42,7 @@ func NewServer(a Agent, build string, open func(token string, s *wire.Stream) er
 		Methods: map[string]wire.Method{
 			MethodSetup:    wire.Handle(a.Setup),
 			MethodStart:    wire.Handle(a.Start),
+			MethodGo:       wire.Handle(a.Go),
 			MethodSignal:   wire.Handle(a.Signal),
 			MethodWait:     wire.Handle(a.Wait),
 			MethodRelease:  wire.Handle(a.Release),

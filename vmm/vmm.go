@@ -61,6 +61,11 @@ type Config struct {
 	// The guest knows card i by CardMAC(i), and gives it the address that it is
 	// to have; the host has its frames by Networker.
 	Cards int
+	// Prepared names what a Preparer has brought a machine like this to, where
+	// Boot may restore that: its Trace says if it has. Each writable disk then
+	// holds what it did at that moment, and what it held before is lost. "": an
+	// empty machine is wanted.
+	Prepared string
 }
 
 // MaxCards is how many network cards a machine can have.
@@ -202,6 +207,7 @@ type Origin string
 const (
 	Booted   Origin = "booted"   // by its kernel
 	Restored Origin = "restored" // from a template
+	Prepared Origin = "prepared" // from the template of what Config.Prepared names
 	Pooled   Origin = "pooled"   // restored ahead of need
 )
 
@@ -225,12 +231,24 @@ type Templater interface {
 	RemoveTemplate(id string) error
 }
 
+// Preparer is the optional ability of a Templater to keep templates of machines
+// that have been brought further than to an agent that answers.
+type Preparer interface {
+	// Prepare makes the template for machines like cfg, of which cfg.Prepared names
+	// what ready brings them to, if it is not there. ready has the agent do all of
+	// that, and returns when nothing is open any more to the machine; the agent
+	// says then, by the console, that the machine may be saved. cfg's writable disks
+	// are used up.
+	Prepare(ctx context.Context, cfg *Config, ready func(context.Context, Machine) error) (Template, error)
+}
+
 // Template describes one.
 type Template struct {
 	ID      string    `json:"id"`
 	CPUs    int       `json:"cpus"`
 	Memory  uint64    `json:"memory"` // of a machine, in bytes
 	Kernel  string    `json:"kernel"` // path of the image
+	Root    string    `json:"root"`   // path of the root disk of prepared machines; "": of empty ones
 	Size    int64     `json:"size"`   // on disk, in bytes
 	Made    time.Time `json:"made"`
 	Used    time.Time `json:"used"`    // last

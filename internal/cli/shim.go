@@ -71,5 +71,8 @@ func beShim(d Deps) error {
 	if l.Spare {
 		return shim.RunSpare(ctx, driver, l, tell, sayInto)
 	}
+	if l.Prepare {
+		return shim.Prepare(ctx, driver, l, tell)
+	}
 	return shim.Run(ctx, driver, l, tell)
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/settings"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -25,7 +27,8 @@ func (a *app) templateCommand() *cli.Command {
 			{Name: "ls", Usage: "list them", Flags: []cli.Flag{quietFlag(), formatFlag()}, Action: a.templateList},
 			{Name: "rm", Usage: "remove templates; they are made anew when they are needed", ArgsUsage: "ID…",
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Usage: "all that are there"}}, Action: a.templateRemove},
-			{Name: "prewarm", Usage: "make what the stack's machines need; with N, have N of each wait", ArgsUsage: "[N]", Action: a.templatePrewarm},
+			{Name: "prewarm", Usage: "make what the stack's machines need; with N, have N of each wait", ArgsUsage: "[N]",
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "prepared", Usage: "also save machines that have the containers' images mounted, for their first start"}}, Action: a.templatePrewarm},
 		},
 	}
 }
@@ -56,13 +59,13 @@ func (a *app) templateList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	t := table{header: []string{"ID", "CPUS", "MEMORY", "SIZE", "MADE", "USED", "PROBLEM"}}
+	t := table{header: []string{"ID", "CPUS", "MEMORY", "SIZE", "ROOT", "MADE", "USED", "PROBLEM"}}
 	for _, x := range all {
 		made := ""
 		if !x.Made.IsZero() {
 			made = x.Made.Local().Format(time.DateTime)
 		}
-		t.add(x, x.ID, x.ID, strconv.Itoa(x.CPUs), humanize.IBytes(x.Memory), humanize.IBytes(uint64(x.Size)), made, humanize.Time(x.Used), x.Problem)
+		t.add(x, x.ID, x.ID, strconv.Itoa(x.CPUs), humanize.IBytes(x.Memory), humanize.IBytes(uint64(x.Size)), x.Root, made, humanize.Time(x.Used), x.Problem)
 	}
 	return a.show(c, t)
 }
@@ -125,6 +128,11 @@ func (a *app) templatePrewarm(c *cli.Context) error {
 			return err
 		}
 	}
+	if c.Bool("prepared") {
+		if err := a.prepare(c); err != nil {
+			return err
+		}
+	}
 	if waiting == 0 {
 		return nil
 	}
@@ -169,6 +177,23 @@ func (a *app) prewarm(c *cli.Context, h *house, d vmm.Templater, m engine.Make) 
 	}
 	a.view.Printf("%s %s: %d cpus, %s of memory\n", t.ID, what, t.CPUs, humanize.IBytes(t.Memory))
 	return nil
+}
+
+// prepare makes the templates of prepared machines for the stack file.
+func (a *app) prepare(c *cli.Context) error {
+	w, err := a.withFile(c)
+	if err != nil {
+		return err
+	}
+	p := a.view.Task("prepare")
+	defer p.Close()
+	skipped, err := w.Prepare(c.Context, w.desired, func(container string, pr event.Progress) {
+		p.Update(container+": "+pr.Phase, pr.Current, pr.Total)
+	})
+	for _, name := range slices.Sorted(maps.Keys(skipped)) {
+		a.view.Printf("%s: %v\n", name, skipped[name])
+	}
+	return err
 }
 
 // examineTemplates is a line of the doctor.

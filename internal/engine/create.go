@@ -142,6 +142,12 @@ func (s *Stack) record() error {
 // instance decides everything about an instance that does not wait for its
 // start.
 func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
+	return s.describe(ctx, t, c, func() ([]store.Interface, error) { return s.interfaces(t.Instance, c) }, report)
+}
+
+// describe is instance, with the interfaces that on answers.
+func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container, on func() ([]store.Interface, error),
+	report func(event.Progress)) (store.Instance, error) {
 	rec := store.Instance{Stack: s.Name, Container: t.Container, Name: t.Instance, Index: t.Index, Created: time.Now(),
 		CPUs: s.machineCPUs(c), Memory: machineMemory(c), StopTimeout: c.StopGracePeriod,
 		Restart: store.Restart{Policy: c.Restart.Policy, Max: c.Restart.Max}, Stdin: c.StdinOpen}
@@ -180,7 +186,7 @@ func (s *Stack) instance(ctx context.Context, t planner.Target, c spec.Container
 		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)})
 	}
 	var given []specs.Mount
-	if rec.Interfaces, err = s.interfaces(t.Instance, c); err != nil {
+	if rec.Interfaces, err = on(); err != nil {
 		return rec, err
 	}
 	rec.Files, given = files(c, rec.Interfaces, first(c.Hostname, t.Instance))

@@ -45,6 +45,7 @@ type agent struct {
 	mounted    []string               // what the set-up mounted beside the root's parts
 	interfaces []agentproto.Interface // what the set-up configured
 	container  *container             // nil before the first start
+	held       *held                  // the container's process, where it waits for a Go
 }
 
 var _ agentproto.Agent = (*agent)(nil)
@@ -127,7 +128,7 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 			return nil, errs.New(errs.InvalidArgument, "group of %d bytes", len(g))
 		}
 	}
-	o.Process.User, o.Process.Groups, o.Process.Init = s.User, s.Groups, s.Init
+	o.Process.User, o.Process.Groups, o.Process.Init, o.Process.Hold = s.User, s.Groups, s.Init, s.Hold
 	if err := o.addDevices(s.Devices); err != nil {
 		return nil, err
 	}
@@ -146,6 +147,8 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 	switch {
 	case s.Init && s.Spec == nil:
 		return nil, errs.New(errs.InvalidArgument, "an init for a process in the container")
+	case s.Hold && (s.Spec == nil || o.Process.Terminal != nil || s.Runtime != ""):
+		return nil, errs.New(errs.InvalidArgument, "to hold what is no container, or has a terminal or a runtime")
 	}
 	if err := checkRuntime(s.Runtime, s.Spec, s.Init); err != nil {
 		return nil, err
@@ -240,6 +243,14 @@ func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.S
 		p.stdio.release()
 		return err
 	}
+	if !o.Process.Hold {
+		a.follow(p)
+	}
+	return nil
+}
+
+// follow has the end of p told.
+func (a *agent) follow(p *process) {
 	p.child.onEnd = func(ws unix.WaitStatus, at time.Time) {
 		if p.id == agentproto.InitID {
 			a.retire() // ahead of all who hear of the end, and may power off
@@ -252,7 +263,6 @@ func (a *agent) start(ctx context.Context, p *process, o *orders, s agentproto.S
 		}
 	}
 	close(p.child.settled)
-	return nil
 }
 
 // containerCgroup is the name of the container's cgroup.
@@ -318,6 +328,9 @@ func (a *agent) startContainer(ctx context.Context, p *process, o *orders) error
 		return a.undoContainer(ctx, g, err)
 	}
 	p.stdio.adopt(l.terminal)
+	if l.held != nil {
+		a.keepHeld(p, l.held)
+	}
 	return a.adopt(p, c, o)
 }
 

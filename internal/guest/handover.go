@@ -35,13 +35,14 @@ const (
 const (
 	handGo    = 'G' // carry out the orders
 	handDrill = 'D' // only read the orders, give the same byte back, and wait on
+	handLast  = 'L' // the last orders of a process that is held
 )
 
 // handover is a message as the agent sends it. The files stay the sender's;
 // only that of the orders must be there.
 type handover [slots]*os.File
 
-// send never waits: the socket has room for the two messages that a stage gets
+// send never waits: the socket has room for the few messages that a stage gets
 // at most.
 func (h *handover) send(socket *os.File, kind byte) error {
 	fds := make([]int, slots)
@@ -142,8 +143,8 @@ func (h *handed) readOrders() (*orders, error) {
 // maxOrders bounds the orders, in bytes. JSON may grow what came in a message.
 const maxOrders = 8 << 20
 
-// writeOrders puts orders into a memory file, which never blocks.
-func writeOrders(o *orders) (*os.File, error) {
+// writeOrders puts o, which are orders, into a memory file, which never blocks.
+func writeOrders(o any) (*os.File, error) {
 	b, err := json.Marshal(o)
 	if err != nil {
 		return nil, errs.New(errs.Internal, "encode orders: %w", err)

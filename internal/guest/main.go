@@ -110,7 +110,7 @@ func (a *agent) serveBoot(ctx context.Context, build string, files []string, tol
 			return err
 		}
 		close(listening)
-		return a.serve(ctx, l, build, fromHost)
+		return a.serveAgain(ctx, l, listen, build)
 	})
 	guard(func() error {
 		a.loadModules(files)

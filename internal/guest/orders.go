@@ -68,6 +68,9 @@ type processOrders struct {
 	OOMScoreAdj     *int     `json:"oom_score_adj,omitempty"`
 	// Init has this process stay as the parent of the one that is ordered.
 	Init bool `json:"init,omitempty"`
+	// Hold has this process wait for the last of its orders before it gives up
+	// rights.
+	Hold bool `json:"hold,omitempty"`
 	// Terminal, where set, is a terminal of the container for its streams.
 	Terminal *terminalOrder `json:"terminal,omitempty"`
 }

@@ -36,6 +36,8 @@ type launch struct {
 	late *os.File
 	// terminal is the one that the process got, where it was ordered.
 	terminal *terminal
+	// held is the stage, where it was ordered to be held.
+	held *heldStage
 }
 
 // stageProcess is a stage that has no orders yet.
@@ -55,7 +57,11 @@ func (l *launch) run(ctx context.Context, r *reaper) (*child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the report pipe: %w", err)
 	}
-	defer func() { _ = report.Close() }()
+	defer func() {
+		if l.held == nil {
+			_ = report.Close()
+		}
+	}()
 	s, err := l.handOver(r, stageEnd)
 	_ = stageEnd.Close()
 	if err != nil {
@@ -63,7 +69,18 @@ func (l *launch) run(ctx context.Context, r *reaper) (*child, error) {
 	}
 	// Not before the end: it would drop orders that the stage has not read yet if
 	// there is anything that we have not read.
-	defer func() { _ = s.socket.Close() }()
+	defer func() {
+		if l.held == nil {
+			_ = s.socket.Close()
+		}
+	}()
+	if l.orders.Process.Hold {
+		if err := awaitHeld(ctx, report); err != nil {
+			return nil, s.abandon(err)
+		}
+		l.held = &heldStage{s, report}
+		return s.child, nil
+	}
 	if err := awaitReport(ctx, report); err != nil {
 		return nil, s.abandon(err)
 	}

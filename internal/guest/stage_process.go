@@ -60,6 +60,11 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 			return fmt.Errorf("enter the container's limits: %w", err)
 		}
 	}
+	if p.Hold {
+		if err := p.awaitLast(h); err != nil {
+			return err
+		}
+	}
 	if err := p.changeUser(); err != nil {
 		return err
 	}

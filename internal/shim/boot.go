@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -121,8 +122,22 @@ func (s *shim) failed(err error) {
 	s.conclude(lifecycle.Fail, nil, err.Error(), nil)
 }
 
-// bring boots the machine, sets it up and starts the process.
-func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
+// bring boots the machine, sets it up and starts the process. Where a prepared
+// machine turns out to be of no use, another comes in its place.
+func (s *shim) bring(ctx context.Context) (*brought, error) {
+	r, err := s.bringMachine(ctx, true)
+	var bad errPrepared
+	if err == nil || !errors.As(err, &bad) || ctx.Err() != nil {
+		return r, err
+	}
+	if r, err = s.bringMachine(ctx, false); err == nil {
+		r.clock.notes = append(r.clock.notes, "the prepared machine was of no use: "+strings.ReplaceAll(bad.Error(), "\n", "; "))
+		s.send(func() { s.st.Notes = r.clock.notes })
+	}
+	return r, err
+}
+
+func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err error) {
 	var un undo.Stack
 	defer func() {
 		if err != nil {
@@ -131,6 +146,9 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	}()
 	clock := stopwatch{born: s.born, last: s.born}
 	cfg := s.machineConfig()
+	if p := prepare(s.inst, s.filter()); prepared && p.fits(cfg) {
+		cfg.Prepared = p.key
+	}
 	if fi, err := os.Stat(cfg.Console); err == nil {
 		s.console = fi.Size()
 	}
@@ -169,13 +187,19 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	clock.lap("kernel booted, agent answers")
 	s.send(func() { s.progress("setting up") })
 
-	out, did, err := s.setUp(ctx, m, agent)
+	out, did := heldOutputs(s.inst), []agentproto.Phase(nil)
+	held := clock.origin == vmm.Prepared
+	if !held {
+		out, did, err = s.setUp(ctx, m, agent)
+	}
 	if err != nil {
 		return nil, s.autopsy(ctx, m, fmt.Errorf("set up machine: %w", err))
 	}
 	un.PushFunc("open the output", out.close)
-	clock.guest(did)
-	clock.lap("root mounted, streams open")
+	if !held {
+		clock.guest(did)
+		clock.lap("root mounted, streams open")
+	}
 	s.send(func() {
 		if s.life == lifecycle.Booting { // not where a stop came first
 			if err := s.move(lifecycle.Ready, "starting process"); err != nil {
@@ -192,8 +216,11 @@ func (s *shim) bring(ctx context.Context) (_ *brought, err error) {
 	}
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
-	_, err = agent.Start(sctx, agentproto.Start{ID: agentproto.InitID, Spec: s.inst.Runtime, Filter: s.filter(), User: s.inst.User, Devices: devicesOf(s.inst),
-		Groups: s.inst.Groups, Init: s.inst.Init, Runtime: s.inst.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok})
+	if held {
+		err = s.letGo(sctx, m, agent, out)
+	} else {
+		_, err = agent.Start(sctx, startOf(s.inst, s.filter(), out))
+	}
 	if err == nil {
 		err = s.openRelays(sctx, m, agent)
 	}
@@ -226,6 +253,11 @@ func (s *shim) filter() *agentproto.Filter {
 		return nil
 	}
 	return &agentproto.Filter{Program: s.launch.Filter, Flags: s.launch.FilterFlags}
+}
+
+func startOf(i store.Instance, f *agentproto.Filter, out *outputs) agentproto.Start {
+	return agentproto.Start{ID: agentproto.InitID, Spec: i.Runtime, Filter: f, User: i.User, Groups: i.Groups, Init: i.Init,
+		Devices: devicesOf(i), Runtime: i.OCIRuntime, Stdin: out.stdinTok, Stdout: out.stdoutTok, Stderr: out.stderrTok}
 }
 
 // awaitAttended waits until somebody is attached, where somebody is to be.

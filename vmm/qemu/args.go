@@ -45,7 +45,11 @@ const (
 	asBooted   birth = iota // by its kernel
 	asTemplate              // by its kernel, to be saved: without what is an instance's
 	asRestored              // from a template
+	asPrepared              // likewise, to be saved again
 )
+
+// restored says whether the machine's state comes over the monitor.
+func (b birth) restored() bool { return b == asRestored || b == asPrepared }
 
 // arguments is the command line for cfg, without the program. It is a pure
 // function: the same inputs, the same words. A template and those restored from
@@ -87,7 +91,7 @@ func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 		a.blockdev(blockdev(d))
 		a.device(blockDevice(d, "pcie.0"))
 	}
-	if b == asRestored {
+	if b.restored() {
 		a.add("-incoming", "defer", "-S")
 	} else {
 		a.add("-kernel", cfg.Kernel, "-initrd", cfg.Initramfs, "-append", strings.Join(kernelArgs(cfg, h, b), " "))
@@ -103,7 +107,7 @@ func memory(cfg *vmm.Config, b birth) map[string]any {
 	if b != asBooted || len(cfg.Shares) > 0 {
 		m["qom-type"] = "memory-backend-file"
 		m["mem-path"] = fmt.Sprintf("/proc/self/fd/%d", fdRAM)
-		m["share"] = b == asTemplate || len(cfg.Shares) > 0 // with who serves the shares
+		m["share"] = b == asTemplate || b == asPrepared || len(cfg.Shares) > 0 // with who serves the shares
 	}
 	return m
 }

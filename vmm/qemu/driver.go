@@ -47,6 +47,7 @@ var (
 	_ vmm.Driver    = (*Driver)(nil)
 	_ vmm.Describer = (*Driver)(nil)
 	_ vmm.Templater = (*Driver)(nil)
+	_ vmm.Preparer  = (*Driver)(nil)
 )
 
 // New allocates a driver.
@@ -202,6 +203,11 @@ func (p *plant) launch(ctx context.Context, cfg *vmm.Config, b birth, ram *os.Fi
 		return nil, err
 	}
 	m := newMachine(cfg, ours[1], con)
+	if b == asPrepared { // QEMU must see its peer until the machine is saved, since the state says whether there is one
+		if m.lasting, err = ours[1].File(); err != nil {
+			return nil, fmt.Errorf("keep the agent's port: %w", err)
+		}
+	}
 	m.cards = []*os.File{frames}
 	m.start(p.qemu, args, ends, ram)
 	ends = nil // m has them

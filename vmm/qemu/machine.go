@@ -48,6 +48,7 @@ type machine struct {
 	shareErrs []error                  // why shares are no longer served
 	waiting   map[string]chan struct{} // for the guest to let go of a device
 
+	lasting  *os.File       // keeps the agent's port connected, where it must outlive port; may be nil
 	migrated chan string    // gets the last status of a migration
 	shares   sync.WaitGroup // those that are served; they end with QEMU
 }
@@ -83,6 +84,9 @@ func (m *machine) start(path string, args []string, ends []*os.File, ram *os.Fil
 		m.con.close()
 		m.err = err
 		m.closeCards()
+		if m.lasting != nil {
+			_ = m.lasting.Close()
+		}
 		m.shares.Wait()
 		select { // the monitor, if there ever was one, has lost its peer
 		case <-m.monitored:

@@ -32,6 +32,11 @@ func (p *plant) bootWarm(ctx context.Context, cfg *vmm.Config, t *tracer) (*mach
 	if err := checkDisks(cfg.Disks); err != nil {
 		return nil, err
 	}
+	if cfg.Prepared != "" {
+		if m, err := p.bootPrepared(ctx, cfg, t); m != nil || err != nil {
+			return m, err
+		}
+	}
 	for range 2 {
 		tpl, err := p.template(ctx, cfg, t)
 		if err != nil {
@@ -130,12 +135,19 @@ func (p *plant) makeTemplate(ctx context.Context, cfg *vmm.Config, id string) (e
 	if err := m.Stop(ctx); err != nil {
 		return err
 	}
+	return p.keep(cfg, header{Key: id}, ram, state, nil)
+}
+
+// keep writes the template of a machine that has been saved. What head does not
+// say is cfg's.
+func (p *plant) keep(cfg *vmm.Config, head header, ram *os.File, state []byte, disks []savedDisk) error {
 	b, err := unix.Mmap(int(ram.Fd()), 0, int(cfg.Memory), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map the machine's RAM: %w", err)
 	}
 	defer func() { _ = unix.Munmap(b) }()
-	return writeTemplate(p.templates.path(id), draftOf(id), header{Key: id, Made: time.Now(), CPUs: cfg.CPUs, Kernel: cfg.Kernel, QEMU: p.qemu}, b, state)
+	head.Made, head.CPUs, head.Kernel, head.QEMU = time.Now(), cfg.CPUs, cfg.Kernel, p.qemu
+	return writeTemplate(p.templates.path(head.Key), draftOf(head.Key), head, b, state, disks)
 }
 
 // capabilities are those of both sides of a migration: RAM that is in a file is
@@ -374,14 +386,5 @@ func (d *Driver) Prewarm(ctx context.Context, cfg *vmm.Config) (vmm.Template, er
 		return vmm.Template{}, err
 	}
 	tpl.close()
-	all, err := p.templates.list()
-	if err != nil {
-		return vmm.Template{}, err
-	}
-	for _, t := range all {
-		if t.ID == tpl.head.Key {
-			return t, nil
-		}
-	}
-	return vmm.Template{}, errs.New(errs.NotFound, "the template was removed as soon as it was made")
+	return p.templates.find(tpl.head.Key)
 }

@@ -26,6 +26,7 @@ import (
 //	RAM      of the machine, from the file's beginning; holes where it is zero
 //	index    of the extents of RAM that are data, extentSize each
 //	state    of QEMU's devices, as its migration stream has it
+//	disks    of a prepared machine: of each an index, as of the RAM, and the data
 //	header   JSON
 //	footer   length of the header, u32; its crc32c, u32; templateMagic
 //
@@ -47,17 +48,19 @@ var crcTable = crc32.MakeTable(crc32.Castagnoli)
 
 // header describes a template.
 type header struct {
-	Key      string    `json:"key"`
-	Made     time.Time `json:"made"`
-	CPUs     int       `json:"cpus"`
-	Memory   int64     `json:"memory"`  // bytes of RAM
-	Kernel   string    `json:"kernel"`  // path; for people
-	QEMU     string    `json:"qemu"`    // likewise
-	Extents  int       `json:"extents"` // entries of the index
-	IndexCRC uint32    `json:"indexCRC"`
-	Data     int64     `json:"data"`  // bytes of all extents
-	State    int64     `json:"state"` // bytes
-	StateCRC uint32    `json:"stateCRC"`
+	Key      string     `json:"key"`
+	Made     time.Time  `json:"made"`
+	CPUs     int        `json:"cpus"`
+	Memory   int64      `json:"memory"`  // bytes of RAM
+	Kernel   string     `json:"kernel"`  // path; for people
+	QEMU     string     `json:"qemu"`    // likewise
+	Extents  int        `json:"extents"` // entries of the index
+	IndexCRC uint32     `json:"indexCRC"`
+	Data     int64      `json:"data"`  // bytes of all extents
+	State    int64      `json:"state"` // bytes
+	StateCRC uint32     `json:"stateCRC"`
+	Root     string     `json:"root,omitempty"` // of a prepared machine: path; for people
+	Disks    []diskHead `json:"disks,omitempty"`
 }
 
 // extent is a run of RAM that is data.
@@ -116,7 +119,9 @@ func openTemplate(path, key string) (_ *template, err error) {
 	case h.Memory <= 0 || h.Memory%int64(os.Getpagesize()) != 0 || h.Data < 0 || h.Data > h.Memory ||
 		h.Extents < 0 || h.Extents > maxExtents || h.State <= 0 || h.State > maxState:
 		return nil, badTemplate("its header makes no sense")
-	case size != h.Memory+int64(h.Extents)*extentSize+h.State:
+	case !soundDisks(h.Disks):
+		return nil, badTemplate("its header makes no sense")
+	case size != h.afterState()+sizeOfDisks(h.Disks):
 		return nil, badTemplate("it is cut off or too long")
 	}
 	return t, t.readIndex()
@@ -262,7 +267,7 @@ func (t *template) openState() (_ *os.File, err error) {
 // writeTemplate writes a template to path, or nothing: by a temporary file
 // beside it, whose name begins with draft. ram is mapped RAM; state is QEMU's
 // stream.
-func writeTemplate(path, draft string, head header, ram []byte, state []byte) (err error) {
+func writeTemplate(path, draft string, head header, ram, state []byte, disks []savedDisk) (err error) {
 	var un undo.Stack
 	defer func() {
 		if err != nil {
@@ -278,7 +283,7 @@ func writeTemplate(path, draft string, head header, ram []byte, state []byte) (e
 		return err
 	}
 	index := indexRAM(ram)
-	trailer, err := encodeTrailer(head, index, int64(len(ram)), state)
+	trailer, err := encodeTrailer(head, index, int64(len(ram)), state, disks)
 	if err != nil {
 		return err
 	}
@@ -303,7 +308,7 @@ func writeTemplate(path, draft string, head header, ram []byte, state []byte) (e
 }
 
 // encodeTrailer is what follows the RAM.
-func encodeTrailer(head header, index []extent, memory int64, state []byte) ([]byte, error) {
+func encodeTrailer(head header, index []extent, memory int64, state []byte, disks []savedDisk) ([]byte, error) {
 	if len(index) > maxExtents {
 		return nil, errs.New(errs.ResourceExhausted, "the RAM is in %d pieces, more than %d", len(index), maxExtents)
 	}
@@ -316,11 +321,16 @@ func encodeTrailer(head header, index []extent, memory int64, state []byte) ([]b
 		b = binary.LittleEndian.AppendUint32(b, e.crc)
 	}
 	head.IndexCRC, head.StateCRC = crc32.Checksum(b, crcTable), crc32.Checksum(state, crcTable)
+	b = append(b, state...)
+	for _, d := range disks {
+		head.Disks = append(head.Disks, d.diskHead)
+		b = append(append(b, d.index...), d.data...)
+	}
 	h, err := json.Marshal(head)
 	if err != nil {
 		return nil, err
 	}
-	b = append(append(b, state...), h...)
+	b = append(b, h...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(h)))
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(h, crcTable))
 	return append(b, templateMagic...), nil

@@ -38,7 +38,7 @@ func save(t testing.TB, ram, state []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), testKey+templateSuffix)
 	head := header{Key: testKey, Made: time.Unix(1, 0).UTC(), CPUs: 1, Kernel: "vmlinux", QEMU: "qemu"}
-	if err := writeTemplate(path, draftOf(testKey), head, ram, state); err != nil {
+	if err := writeTemplate(path, draftOf(testKey), head, ram, state, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -430,10 +430,10 @@ func TestAnIndexOfAHugeFileIsNotRead(t *testing.T) {
 
 func TestARAMOfTooManyPiecesIsNotSaved(t *testing.T) {
 	head := header{Key: testKey}
-	if _, err := encodeTrailer(head, make([]extent, maxExtents+1), 1<<40, []byte("s")); err == nil {
+	if _, err := encodeTrailer(head, make([]extent, maxExtents+1), 1<<40, []byte("s"), nil); err == nil {
 		t.Error("it was encoded, and could not be read")
 	}
-	if _, err := encodeTrailer(head, make([]extent, maxExtents), 1<<40, []byte("s")); err != nil {
+	if _, err := encodeTrailer(head, make([]extent, maxExtents), 1<<40, []byte("s"), nil); err != nil {
 		t.Error(err)
 	}
 }

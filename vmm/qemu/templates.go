@@ -133,12 +133,27 @@ func (ts templates) list() ([]vmm.Template, error) {
 			d.Problem = err.Error()
 		} else {
 			d.CPUs, d.Memory, d.Kernel, d.Made = t.head.CPUs, uint64(t.head.Memory), t.head.Kernel, t.head.Made
+			d.Root = t.head.Root
 			t.close()
 		}
 		all = append(all, d)
 	}
 	slices.SortFunc(all, func(a, b vmm.Template) int { return b.Used.Compare(a.Used) })
 	return all, nil
+}
+
+// find answers the template id, which was made or used just now.
+func (ts templates) find(id string) (vmm.Template, error) {
+	all, err := ts.list()
+	if err != nil {
+		return vmm.Template{}, err
+	}
+	for _, t := range all {
+		if t.ID == id {
+			return t, nil
+		}
+	}
+	return vmm.Template{}, errs.New(errs.NotFound, "the template was removed as soon as it was made")
 }
 
 // used is what a file with holes takes, in bytes.

@@ -102,6 +102,11 @@ func (m *Machine) Process(id string) *Process {
 	return m.agent.procs[id]
 }
 
+// Go has nothing to do: no machine of this driver is saved.
+func (a *agent) Go(context.Context, agentproto.Go) (agentproto.Started, error) {
+	return agentproto.Started{}, errs.New(errs.FailedPrecondition, "no container is held in this machine")
+}
+
 func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (r agentproto.SetupResult, err error) {
 	begin := time.Now()
 	if len(s.Entropy) < 32 {
