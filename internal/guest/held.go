@@ -11,7 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -82,6 +82,7 @@ func (p *processOrders) awaitLast(h *handed) error {
 	if err != nil {
 		return err
 	}
+	p.readAhead()
 	if _, err := unix.Write(h[slotReport], []byte{stageHeld}); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
@@ -108,6 +109,25 @@ func (p *processOrders) awaitLast(h *handed) error {
 	}
 	p.complete(o)
 	return nil
+}
+
+// readAheadLimit is how much of a file is read ahead, in bytes.
+const readAheadLimit = 32 << 20
+
+// readAhead has in memory what will be executed, so that no machine has to read
+// it from its disk. What cannot be read is not.
+func (p *processOrders) readAhead() {
+	for _, file := range p.candidates() {
+		f, err := os.OpenFile(file, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		if fi, err := f.Stat(); err == nil && fi.Mode().IsRegular() {
+			_, _ = io.Copy(struct{ io.Writer }{io.Discard}, io.LimitReader(f, readAheadLimit))
+		}
+		_ = f.Close() // only read
+		return
+	}
 }
 
 // complete gives p what the last orders say. A HOME that they do not say is the
@@ -287,7 +307,7 @@ func (a *agent) settleHeld() error {
 	if err == nil {
 		err = json.Unmarshal(b, new(agentproto.Go)) // builds what decodes it
 	}
-	debug.FreeOSMemory()
+	runtime.GC()
 	unix.Sync()
 	return errors.Join(err, scrub(scrubLimit))
 }

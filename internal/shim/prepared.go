@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
@@ -92,7 +93,9 @@ func commonSpec(of *specs.Spec) (*specs.Spec, error) {
 		return nil, err
 	}
 	c.Hostname, c.Annotations = heldName, nil
-	c.Process.Args, c.Process.Env = []string{heldName}, nil
+	// What is executed is read ahead. Other arguments and variables may be secret.
+	c.Process.Args = c.Process.Args[:min(1, len(c.Process.Args))]
+	c.Process.Env = slices.DeleteFunc(c.Process.Env, func(e string) bool { return !strings.HasPrefix(e, "PATH=") })
 	return c, nil
 }
 
