@@ -64,7 +64,7 @@ func (v *vzcompose) with(flags ...string) *vzcompose {
 	return &w
 }
 
-// entrants are vzcompose warm and cold; cold alone where this version knows no
+// entrants are vzcompose warm, prepared, from the pool and cold; cold alone where this version knows no
 // other way. Nothing but up's flag tells the two apart.
 func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
 	version, err := run(ctx, v.env, v.program[0], "version")
@@ -84,9 +84,44 @@ func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
 	}
 	return []entrant{
 		{name: "vzcompose warm", version: version, contender: v},
+		{name: "vzcompose prepared", version: version, contender: &prepared{v}},
 		{name: "vzcompose pool", version: version, contender: &pooled{v}},
 		{name: "vzcompose cold", version: version, contender: v.with("--cold")},
 	}, nil
+}
+
+// prepared has templates of machines with the image mounted, which are gone before
+// another's turn.
+type prepared struct{ *vzcompose }
+
+func (p *prepared) prepare(n int) error {
+	if err := p.vzcompose.prepare(n); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := p.run(ctx, "template", "prewarm", "--prepared")
+	return err
+}
+
+func (p *prepared) down(ctx context.Context) error {
+	out, err := p.run(ctx, "template", "ls", "--format", "json")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(out) {
+		var t struct{ ID, Root string }
+		if err := json.Unmarshal([]byte(line), &t); err != nil {
+			return fmt.Errorf("template ls: %w: %s", err, line)
+		}
+		if t.Root == "" {
+			continue
+		}
+		if _, err := p.run(ctx, "template", "rm", t.ID); err != nil {
+			return err
+		}
+	}
+	return p.vzcompose.down(ctx)
 }
 
 // pooled has a machine wait for each container before its up. The last down

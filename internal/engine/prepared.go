@@ -38,10 +38,8 @@ func (s *Stack) Prepare(ctx context.Context, want *spec.Stack, report func(conta
 
 func (s *Stack) prepare(ctx context.Context, want *spec.Stack, container string, report func(event.Progress)) (err error) {
 	c := want.Containers[container]
-	for _, m := range c.Mounts {
-		if m.Type != "tmpfs" {
-			return errs.New(errs.Unsupported, "it mounts %s, of the type %s", m.Destination, m.Type)
-		}
+	if err := preparable(c); err != nil {
+		return err
 	}
 	pool := s.spares()
 	name := "prepare-" + strings.ToLower(rand.Text()[:8])
@@ -65,6 +63,31 @@ func (s *Stack) prepare(ctx context.Context, want *spec.Stack, container string,
 	order := pool.order(rec, from)
 	order.Prepare, order.Env = true, nil
 	return pool.launch(ctx, order, poolLimit)
+}
+
+// preparable says why no machine can be prepared for c, as far as the declaration
+// tells; the shim knows the rest.
+func preparable(c spec.Container) error {
+	what := ""
+	switch {
+	case c.TTY:
+		what = "a terminal"
+	case c.Virtualization:
+		what = "nested machines"
+	case c.OCIRuntime != "":
+		what = "an OCI runtime"
+	case len(c.Interfaces) > 1:
+		what = "more than one interface"
+	}
+	for _, m := range c.Mounts {
+		if m.Type == "volume" || m.Type == "bind" || m.Type == "block" {
+			what = fmt.Sprintf("the mount of %s, of the type %s", m.Destination, m.Type)
+		}
+	}
+	if what != "" {
+		return errs.New(errs.Unsupported, "a machine cannot be prepared with %s", what)
+	}
+	return nil
 }
 
 // unplaced answers the interfaces of c as far as all its instances have them in

@@ -35,7 +35,7 @@ func TestBench(t *testing.T) {
 	s.must("down")
 	s.must("template", "prewarm")
 	const rounds = 5
-	var stock, bare, cold, up, pool, noop, down []time.Duration
+	var stock, bare, cold, up, prepared, pool, noop, down []time.Duration
 	phases := map[string][]time.Duration{}
 	var order []string
 	var rss int
@@ -47,6 +47,12 @@ func TestBench(t *testing.T) {
 		s.must("template", "prewarm", "1")
 		pool = append(pool, timed(func() { s.must("up", "-d") }))
 		s.must("down")
+		s.must("template", "prewarm", "--prepared")
+		prepared = append(prepared, timed(func() { s.must("up", "-d") }))
+		s.must("down")
+		for _, id := range s.preparedIDs() {
+			s.must("template", "rm", id)
+		}
 		up = append(up, timed(func() { s.must("up", "-d") }))
 		st := must(store.Home{Dir: shared.home}.ReadState(s.name, "box-1"))
 		for _, p := range st.Phases {
@@ -60,6 +66,12 @@ func TestBench(t *testing.T) {
 		down = append(down, timed(func() { s.must("down") }))
 	}
 	s.write(fmt.Sprintf(oneBox, 10))
+	s.must("template", "prewarm", "--prepared")
+	tenPrepared := timed(func() { s.must("up", "-d") })
+	s.must("down")
+	for _, id := range s.preparedIDs() {
+		s.must("template", "rm", id)
+	}
 	ten := timed(func() { s.must("up", "-d") })
 	tenDown := timed(func() { s.must("down") })
 
@@ -73,13 +85,14 @@ func TestBench(t *testing.T) {
 	for _, r := range []struct {
 		name string
 		took []time.Duration
-	}{{"up -d of one container, booted", cold}, {"  restored", up}, {"  from the pool", pool}} {
+	}{{"up -d of one container, booted", cold}, {"  restored", up}, {"  restored, prepared", prepared}, {"  from the pool", pool}} {
 		line(r.name, "%s: %.3f × stock, %.3f × bare", spread(r.took), ratio(median(r.took), median(stock)), ratio(median(r.took), median(bare)))
 	}
 	for _, p := range order {
 		line("  "+p, "%s", spread(phases[p]))
 	}
 	line("up -d of 10", "%s, %.1f × one", ms(ten), ratio(ten, median(up)))
+	line("  prepared", "%s, %.1f × one", ms(tenPrepared), ratio(tenPrepared, median(prepared)))
 	line("up -d of nothing to do", "%s", spread(noop))
 	line("down of one", "%s", spread(down))
 	line("down of 10", "%s", ms(tenDown))
