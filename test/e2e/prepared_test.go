@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -43,13 +44,12 @@ secrets:
 	}
 	warmOnly(t)
 	h := must(store.Locate(os.LookupEnv))
-	before := len(s.preparedIDs())
 	if r := s.must("template", "prewarm", "--prepared"); !strings.Contains(r.out, "terminal") {
 		t.Errorf("of what cannot be prepared nothing is said: %s", r)
 	}
 	ids := s.preparedIDs()
-	if len(ids) != before+1 {
-		t.Fatalf("prepared templates: %q, %d before", ids, before)
+	if len(ids) == 0 { // the one used last leads
+		t.Fatal("there is no prepared template")
 	}
 	file := filepath.Join(h.Templates(), ids[0]+".template")
 	if b := must(os.ReadFile(file)); bytes.Contains(b, []byte("-XYZZY")) {
@@ -105,7 +105,7 @@ secrets:
 	if st.Origin != "restored" || len(st.Notes)+len(st2.Notes) == 0 {
 		t.Errorf("of a damaged template: %s, notes %q", st.Origin, st.Notes)
 	}
-	if left := s.preparedIDs(); len(left) != before {
+	if left := s.preparedIDs(); slices.Contains(left, ids[0]) {
 		t.Errorf("still there: %q", left)
 	}
 }
