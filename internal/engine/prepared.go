@@ -60,7 +60,10 @@ func (s *Stack) prepare(ctx context.Context, want *spec.Stack, container string,
 	if err := volume.Create(pool.o.Home.Writable(spareStack, name), cmp.Or(rec.Writable, volume.WritableLayer)); err != nil {
 		return err
 	}
-	order := pool.order(rec, from)
+	order, err := pool.order(rec, from)
+	if err != nil {
+		return err
+	}
 	order.Prepare, order.Env = true, nil
 	return pool.launch(ctx, order, poolLimit)
 }

@@ -50,6 +50,11 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 	if err := p.enterCwd(); err != nil {
 		return err
 	}
+	if p.Hold { // ahead of limits, within which it might not hear of its last orders
+		if err := p.awaitLast(h); err != nil {
+			return err
+		}
+	}
 	if err := p.setLimits(); err != nil {
 		return err
 	}
@@ -58,11 +63,6 @@ func (p *processOrders) become(h *handed, late string, first bool) error {
 	if late != "" {
 		if _, err := unix.Write(h[slotLate], []byte(late)); err != nil {
 			return fmt.Errorf("enter the container's limits: %w", err)
-		}
-	}
-	if p.Hold {
-		if err := p.awaitLast(h); err != nil {
-			return err
 		}
 	}
 	if err := p.changeUser(); err != nil {

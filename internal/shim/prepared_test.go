@@ -8,6 +8,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
@@ -23,7 +24,7 @@ func preparedInstance() store.Instance {
 // What only one instance has, or may be secret, is neither in the key nor in what
 // a machine is told before it is saved; what the machine is made by is in it.
 func TestPreparationKey(t *testing.T) {
-	base := prepare(preparedInstance())
+	base := prepare(preparedInstance(), nil)
 	if base.err != nil || base.key == "" {
 		t.Fatal(base.err)
 	}
@@ -61,7 +62,7 @@ func TestPreparationKey(t *testing.T) {
 	} {
 		i := preparedInstance()
 		x.change(&i)
-		if p := prepare(i); p.err != nil || (p.key == base.key) != x.same {
+		if p := prepare(i, nil); p.err != nil || (p.key == base.key) != x.same {
 			t.Errorf("%s: the same key: %v, %v", name, p.key == base.key, p.err)
 		}
 	}
@@ -86,8 +87,16 @@ func TestPreparableRefuses(t *testing.T) {
 	} {
 		i := preparedInstance()
 		change(&i)
-		if p := prepare(i); !errs.Is(p.err, errs.Unsupported) || p.key != "" {
+		if p := prepare(i, nil); !errs.Is(p.err, errs.Unsupported) || p.key != "" {
 			t.Errorf("%s: %v, key %q", name, p.err, p.key)
 		}
+	}
+}
+
+// Another filter of system calls is another machine.
+func TestPreparationHasFilter(t *testing.T) {
+	one := prepare(preparedInstance(), &agentproto.Filter{Program: []byte{1}})
+	if other := prepare(preparedInstance(), nil); one.key == other.key || one.start.Filter == nil {
+		t.Error("the filter is not in the key")
 	}
 }
