@@ -28,7 +28,7 @@ func (s *stack) preparedIDs() (all []string) {
 func TestPreparedMachines(t *testing.T) {
 	s := scenario(t, `
 name: prepared
-defaults: {image: busybox, cpus: 1, memory: 80MiB, stop_signal: KILL}
+defaults: {image: busybox, cpus: 1, memory: 96MiB, stop_signal: KILL}
 containers:
   a:
     replicas: 2
