@@ -240,6 +240,9 @@ type Preparer interface {
 	// says then, by the console, that the machine may be saved. cfg's writable disks
 	// are used up.
 	Prepare(ctx context.Context, cfg *Config, ready func(context.Context, Machine) error) (Template, error)
+	// Discard deletes that template, of which a machine was made that turned out to
+	// be of no use. One that is not there is no error.
+	Discard(ctx context.Context, cfg *Config) error
 }
 
 // Template describes one.

@@ -49,7 +49,7 @@ func (s *Stack) prepare(ctx context.Context, want *spec.Stack, container string,
 		return err
 	}
 	rec.Stack = spareStack
-	from, err := s.bootFrom(ctx)
+	from, err := s.bootWith(ctx, rec.Kernel)
 	if err != nil {
 		return err
 	}

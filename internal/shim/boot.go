@@ -130,8 +130,9 @@ func (s *shim) bring(ctx context.Context) (*brought, error) {
 	if err == nil || !errors.As(err, &bad) || ctx.Err() != nil {
 		return r, err
 	}
+	gone := s.throwAway(ctx)
 	if r, err = s.bringMachine(ctx, false); err == nil {
-		r.clock.notes = append(r.clock.notes, "the prepared machine was of no use: "+strings.ReplaceAll(bad.Error(), "\n", "; "))
+		r.clock.notes = append(r.clock.notes, "the prepared machine was of no use: "+strings.ReplaceAll(errors.Join(bad, gone).Error(), "\n", "; "))
 		s.send(func() { s.st.Notes = r.clock.notes })
 	}
 	return r, err

@@ -123,6 +123,18 @@ func preparable(i store.Instance) error {
 	return nil
 }
 
+// throwAway deletes the template away of which the instance's machine was made, so
+// that the next one does not fail as this did.
+func (s *shim) throwAway(ctx context.Context) error {
+	maker, ok := s.driver.(vmm.Preparer)
+	if !ok {
+		return nil
+	}
+	cfg := s.machineConfig()
+	cfg.Prepared = prepare(s.inst, s.filter()).key
+	return maker.Discard(ctx, cfg)
+}
+
 // fits says whether the machine of cfg may be a prepared one: nothing has been
 // written to its disk yet.
 func (p preparation) fits(cfg *vmm.Config) bool {
@@ -211,10 +223,11 @@ func (s *shim) letGo(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 	out.open(gctx, g, m)
 	err = g.Wait()
 	switch errs.ClassOf(err) {
-	case errs.Unavailable, errs.Internal, errs.DeadlineExceeded, errs.Unknown:
-		if err != nil {
-			return errPrepared{err}
-		}
+	case errs.NotFound, errs.PermissionDenied, errs.InvalidArgument, errs.Canceled: // of what the container is to run, as on any machine
+		return err
 	}
-	return err
+	if err != nil {
+		return errPrepared{err}
+	}
+	return nil
 }

@@ -28,6 +28,7 @@ type rig struct {
 	t      *testing.T
 	launch Launch
 	driver *vmmfake.Driver
+	over   vmm.Driver         // what the shim gets in its place; nil: the driver itself
 	stop   context.CancelFunc // as SIGTERM does
 	ended  chan error         // of Run
 }
@@ -89,7 +90,11 @@ func (r *rig) run() {
 	r.stop = cancel
 	r.ended = make(chan error, 1)
 	ready := make(chan struct{})
-	go func() { r.ended <- Run(ctx, r.driver, r.launch, func() { close(ready) }) }()
+	driver := vmm.Driver(r.driver)
+	if r.over != nil {
+		driver = r.over
+	}
+	go func() { r.ended <- Run(ctx, driver, r.launch, func() { close(ready) }) }()
 	select {
 	case <-ready:
 	case err := <-r.ended:

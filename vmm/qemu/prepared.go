@@ -149,6 +149,22 @@ func (d *Driver) Prepare(ctx context.Context, cfg *vmm.Config, ready func(contex
 	return p.templates.find(id)
 }
 
+// Discard deletes the template that cfg.Prepared names.
+func (d *Driver) Discard(ctx context.Context, cfg *vmm.Config) error {
+	p, err := d.plant()
+	if err != nil {
+		return err
+	}
+	id, err := p.preparedKey(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := p.templates.remove(id); err != nil && !errs.Is(err, errs.NotFound) {
+		return fmt.Errorf("throw the template away: %w", err)
+	}
+	return nil
+}
+
 // prepare makes the template id. Its lock is held.
 func (p *plant) prepare(ctx context.Context, cfg *vmm.Config, id string, ready func(context.Context, vmm.Machine) error) (err error) {
 	var un undo.Stack
