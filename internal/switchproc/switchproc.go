@@ -43,13 +43,12 @@ func ReadOrders(r io.Reader) (o Orders, err error) {
 // Run is a switch, until ctx ends or nobody needs it any more. ready is called
 // once it can be dialled, or where another is there already, which is as good.
 func Run(ctx context.Context, o Orders, ready func()) error {
-	lock, err := filelock.Try(o.Lock)
-	if errs.Is(err, errs.FailedPrecondition) {
-		ready()
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("take the switch's lock: %w", err)
+	lock, err := takeLock(ctx, o)
+	if err != nil || lock == nil {
+		if err == nil {
+			ready()
+		}
+		return err
 	}
 	defer lock.Release()
 	if err := lock.Sign(); err != nil {
@@ -78,6 +77,38 @@ func Run(ctx context.Context, o Orders, ready func()) error {
 		return nil
 	}
 	return err
+}
+
+// lookPause is how long one waits for another that is about to open its socket, or
+// about to end, between two looks.
+const (
+	lookPause = 2 * time.Millisecond
+	lookLimit = 30 * time.Second // who started this one may not live to end it
+)
+
+// takeLock answers the lock, or none where another has it who can be dialled. One
+// who has it and cannot is coming up or going down: to say that it is there would
+// have a machine fail that starts at the wrong moment.
+func takeLock(ctx context.Context, o Orders) (*filelock.Lock, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, lookLimit, errs.New(errs.DeadlineExceeded, "it has the lock and cannot be dialled for %s", lookLimit))
+	defer cancel()
+	for {
+		lock, err := filelock.Try(o.Lock)
+		if err == nil {
+			return lock, nil
+		}
+		if !errs.Is(err, errs.FailedPrecondition) {
+			return nil, fmt.Errorf("take the switch's lock: %w", err)
+		}
+		if c, err := net.Dial("unix", o.Socket); err == nil {
+			return nil, c.Close()
+		}
+		select {
+		case <-time.After(lookPause):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the switch that is there: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // listen opens the socket. What lies at its path is a dead switch's: we have the

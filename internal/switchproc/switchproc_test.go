@@ -237,6 +237,63 @@ func TestOneSwitch(t *testing.T) {
 	}
 }
 
+// One that finds another coming up, or going down, waits until that can be dialled,
+// or is gone: who is told that there is a switch dials it at once.
+func TestAnotherIsNotReadyYet(t *testing.T) {
+	for name, then := range map[string]func(t *testing.T, p place, l *filelock.Lock){
+		"coming up": func(t *testing.T, p place, _ *filelock.Lock) {
+			l, err := net.Listen("unix", p.Socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+		},
+		"going down": func(_ *testing.T, _ place, l *filelock.Lock) { l.Release() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			lock, err := filelock.Try(p.Lock)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer lock.Release()
+			ctx, cancel := context.WithCancel(context.Background())
+			ready, ended := make(chan struct{}), make(chan error, 1)
+			go func() { ended <- Run(ctx, p.Orders, sync.OnceFunc(func() { close(ready) })); close(ended) }()
+			select {
+			case <-ready:
+				t.Error("it said that there is one, which nobody can dial")
+			case <-time.After(50 * time.Millisecond):
+			}
+			then(t, p, lock)
+			select {
+			case <-ready:
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(patience):
+				t.Error("it did not become ready")
+			}
+			if c, err := net.Dial("unix", p.Socket); err != nil {
+				t.Error(err)
+			} else {
+				_ = c.Close()
+			}
+			cancel()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(patience):
+				t.Error("it did not end")
+			}
+			lock.Release()
+		})
+	}
+}
+
 func TestSeatTellsWhatCannotBe(t *testing.T) {
 	p := newPlace(t)
 	m := newMachine(t, "web", "10.40.0.10")
