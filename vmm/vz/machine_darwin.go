@@ -104,6 +104,10 @@ func (m *machine) watch() {
 	}
 }
 
+// connect has a fault that cannot be answered from here: the binding closes the
+// descriptor that it has duplicated, and the framework, whose it is, closes that
+// number again when it lets go of its connection, right afterwards. What another
+// goroutine opens in between is closed. The shim opens little while it dials.
 func (m *machine) connect(port uint32) (net.Conn, error) {
 	c, err := m.sock.Connect(port)
 	if err != nil {
