@@ -40,7 +40,7 @@ func (a *agent) startBundle(ctx context.Context, p *process, o *orders) (err err
 	}
 	g, pids, err := a.limitedCgroup(ctx, o)
 	if err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(r.dir))
 	}
 	p.cgroup = g
 	created := false

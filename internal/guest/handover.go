@@ -137,7 +137,7 @@ func (h *handed) takeStreams() error {
 func (h *handed) readOrders() (*orders, error) {
 	f := os.NewFile(uintptr(h[slotOrders]), "orders")
 	defer func() { _ = f.Close() }() // only read
-	return decodeOrders(f)
+	return decodeOrders[orders](f)
 }
 
 // maxOrders bounds the orders, in bytes. JSON may grow what came in a message.
@@ -164,7 +164,8 @@ func writeOrders(o any) (*os.File, error) {
 	return f, nil
 }
 
-func decodeOrders(r io.Reader) (*orders, error) {
+// decodeOrders reads orders of the kind T, with a bound.
+func decodeOrders[T any](r io.Reader) (*T, error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxOrders+1))
 	if err != nil {
 		return nil, fmt.Errorf("read orders: %w", err)
@@ -172,9 +173,9 @@ func decodeOrders(r io.Reader) (*orders, error) {
 	if len(b) > maxOrders {
 		return nil, errs.New(errs.ResourceExhausted, "orders are over %d bytes", maxOrders)
 	}
-	var o orders
-	if err := json.Unmarshal(b, &o); err != nil {
+	o := new(T)
+	if err := json.Unmarshal(b, o); err != nil {
 		return nil, errs.New(errs.Internal, "decode orders: %w", err)
 	}
-	return &o, nil
+	return o, nil
 }

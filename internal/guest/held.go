@@ -77,7 +77,7 @@ func (a *agent) holds() bool {
 func (p *processOrders) awaitLast(h *handed) error {
 	warm, err := json.Marshal(lastOrders{Args: []string{"a"}, Env: []string{"A=b"}})
 	if err == nil {
-		_, err = decodeLast(strings.NewReader(string(warm))) // builds what decodes it, before the machine is saved
+		_, err = decodeOrders[lastOrders](strings.NewReader(string(warm))) // builds what decodes it, before the machine is saved
 	}
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (p *processOrders) awaitLast(h *handed) error {
 	if kind != handLast {
 		return errs.New(errs.Internal, "orders of the kind %q for a process that is held", kind)
 	}
-	o, err := decodeLast(f)
+	o, err := decodeOrders[lastOrders](f)
 	if err != nil {
 		return err
 	}
@@ -139,21 +139,6 @@ func (p *processOrders) complete(o *lastOrders) {
 		env = append(env, p.Env[i])
 	}
 	p.Args, p.Env = o.Args, env
-}
-
-func decodeLast(r io.Reader) (*lastOrders, error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxOrders+1))
-	if err != nil {
-		return nil, fmt.Errorf("read orders: %w", err)
-	}
-	if len(b) > maxOrders {
-		return nil, errs.New(errs.ResourceExhausted, "orders are over %d bytes", maxOrders)
-	}
-	var o lastOrders
-	if err := json.Unmarshal(b, &o); err != nil {
-		return nil, errs.New(errs.Internal, "decode orders: %w", err)
-	}
-	return &o, nil
 }
 
 // send gives the stage its last orders.

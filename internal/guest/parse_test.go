@@ -170,7 +170,7 @@ func FuzzDecodeOrders(f *testing.F) {
 	f.Add(string(b))
 	f.Add(`{"container":{"mounts":[{"flags":-1}]},"namespaces":-1,"late":1}`)
 	f.Fuzz(func(t *testing.T, s string) {
-		o, err := decodeOrders(strings.NewReader(s))
+		o, err := decodeOrders[orders](strings.NewReader(s))
 		if (o == nil) == (err == nil) {
 			t.Errorf("%v %v", o, err)
 		}
