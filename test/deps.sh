@@ -3,6 +3,11 @@
 # As root it installs; otherwise it says the one command. Usage: deps.sh FOLDER
 set -euo pipefail
 cache=$1
+if [ "$(uname)" = Darwin ]; then
+  [ -e "$cache/kernel.deb" ] && [ -e "$cache/images/busybox.tar" ] && exit 0
+  echo "deps: run make deps on Debian for arm64 and copy kernel.deb and images/busybox.tar of its .cache here: docs/macos.md" >&2
+  exit 1
+fi
 mkdir -p "$cache/debs" "$cache/images"
 arch=$(dpkg --print-architecture)
 case $arch in

@@ -56,9 +56,7 @@ func run(m *testing.M, cache string) int {
 	}
 	b, _ := os.ReadFile(shared.boots) // none: no machine was booted
 	fmt.Printf("%d machines were booted\n", bytes.Count(b, []byte("\n")))
-	out, err := exec.Command("../leftovers.sh", shared.home).CombinedOutput()
-	fmt.Print(string(out))
-	if err != nil {
+	if err := leftovers(shared.home); err != nil {
 		return fail(err)
 	}
 	return code
@@ -69,26 +67,16 @@ func fail(err error) int {
 	return 1
 }
 
-// prepare takes in the kernel and busybox, and puts a counter before QEMU.
+// prepare takes in the kernel and busybox, and has boots counted.
 func prepare() error {
 	if err := os.RemoveAll(shared.boots); err != nil {
 		return err
 	}
-	qemu, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		if qemu, err = exec.LookPath("qemu-system-aarch64"); err != nil {
-			return err
-		}
-	}
-	counter := filepath.Join(shared.cache, "qemu-counted")
-	script := fmt.Sprintf("#!/bin/sh\n[ \"$1\" = --version ] || echo x >>%q\nexec %q \"$@\"\n", shared.boots, qemu)
-	if err := os.WriteFile(counter, []byte(script), 0o755); err != nil {
+	if err := os.Setenv("VZCOMPOSE_HOME", shared.home); err != nil {
 		return err
 	}
-	for name, value := range map[string]string{"VZCOMPOSE_HOME": shared.home, "VZCOMPOSE_QEMU": counter} {
-		if err := os.Setenv(name, value); err != nil {
-			return err
-		}
+	if err := countBoots(shared.cache, shared.boots); err != nil {
+		return err
 	}
 	if out, _ := exec.Command(shared.program, "kernel", "ls", "-q").Output(); len(out) == 0 {
 		if err := simple("kernel", "import", filepath.Join(shared.cache, "kernel.deb")); err != nil {
