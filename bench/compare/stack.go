@@ -18,7 +18,7 @@ const (
 
 // vzcomposeFile is the stack as vzcompose reads it.
 func vzcomposeFile(n int) string {
-	return fmt.Sprintf(`defaults: {image: busybox, cpus: %d, memory: %dMiB, stop_grace_period: 0s, command: [sleep, "3600"]}
+	return fmt.Sprintf(`defaults: {image: busybox, cpus: %d, memory: %dMiB, stop_grace_period: 0s, command: [sleep, "3600"], interfaces: []}
 containers:
   box: {replicas: %d}
 `, boxCPUs, boxMemory, n)

@@ -90,22 +90,14 @@ func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
 	}, nil
 }
 
-// prepared has templates of machines with the image mounted, which are gone before
-// another's turn.
-type prepared struct{ *vzcompose }
-
-func (p *prepared) prepare(n int) error {
-	if err := p.vzcompose.prepare(n); err != nil {
+// prepare is the file of n containers, and no prepared machine from a turn before.
+func (v *vzcompose) prepare(n int) error {
+	if err := v.commands.prepare(n); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, err := p.run(ctx, "template", "prewarm", "--prepared")
-	return err
-}
-
-func (p *prepared) down(ctx context.Context) error {
-	out, err := p.run(ctx, "template", "ls", "--format", "json")
+	out, err := v.run(ctx, "template", "ls", "--format", "json")
 	if err != nil {
 		return err
 	}
@@ -117,11 +109,24 @@ func (p *prepared) down(ctx context.Context) error {
 		if t.Root == "" {
 			continue
 		}
-		if _, err := p.run(ctx, "template", "rm", t.ID); err != nil {
+		if _, err := v.run(ctx, "template", "rm", t.ID); err != nil {
 			return err
 		}
 	}
-	return p.vzcompose.down(ctx)
+	return nil
+}
+
+// prepared has templates of machines with the image mounted.
+type prepared struct{ *vzcompose }
+
+func (p *prepared) prepare(n int) error {
+	if err := p.vzcompose.prepare(n); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := p.run(ctx, "template", "prewarm", "--prepared")
+	return err
 }
 
 // pooled has a machine wait for each container before its up. The last down
