@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -13,8 +14,8 @@ import (
 )
 
 // Adopt gives the machine cfg's disks and console. A disk that it had keeps its
-// drive, and gets another image: nothing is plugged in, and the guest is told
-// nothing.
+// drive, and gets another image, unless it is the same file: nothing is plugged
+// in, and the guest is told nothing.
 func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 	defer func() {
 		if err != nil {
@@ -43,6 +44,7 @@ func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 			err = m.AttachDisk(ctx, d)
 		case old.readOnly != d.ReadOnly:
 			err = errs.New(errs.FailedPrecondition, "disk %s: it was read-only %v, and cannot change", d.ID, old.readOnly)
+		case old.holds(d):
 		default:
 			err = m.swapDisk(ctx, d, old)
 		}
@@ -59,7 +61,22 @@ func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 // drive is a disk that the machine has.
 type drive struct {
 	readOnly bool
-	swaps    int // how often it has got another image
+	swaps    int         // how often it has got another image
+	image    os.FileInfo // nil: not known
+}
+
+func newDrive(d vmm.Disk, swaps int) drive {
+	fi, err := os.Stat(d.Path)
+	if err != nil { // QEMU says what is wrong with it
+		fi = nil
+	}
+	return drive{d.ReadOnly, swaps, fi}
+}
+
+// holds says whether the image of d is in the drive.
+func (d drive) holds(disk vmm.Disk) bool {
+	fi, err := os.Stat(disk.Path)
+	return err == nil && d.image != nil && os.SameFile(fi, d.image)
 }
 
 // node is the name of the block device that is in the drive of the disk id.
@@ -72,7 +89,7 @@ func (d drive) node(id string) string {
 
 // swapDisk puts d in the place of what is in the drive old.
 func (m *machine) swapDisk(ctx context.Context, d vmm.Disk, old drive) error {
-	next := drive{d.ReadOnly, old.swaps + 1}
+	next := newDrive(d, old.swaps+1)
 	bd := blockdev(d)
 	bd["node-name"] = next.node(d.ID)
 	if err := m.qmp.call(ctx, "blockdev-add", bd, nil); err != nil {

@@ -39,7 +39,7 @@ func (m *machine) AttachDisk(ctx context.Context, d vmm.Disk) (err error) {
 	un.Release()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.disks[d.ID] = drive{readOnly: d.ReadOnly}
+	m.disks[d.ID] = newDrive(d, 0)
 	return nil
 }
 

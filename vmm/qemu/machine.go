@@ -66,7 +66,7 @@ var (
 func newMachine(cfg *vmm.Config, port net.Conn, con *console) *machine {
 	disks := map[string]drive{}
 	for _, d := range cfg.Disks {
-		disks[d.ID] = drive{readOnly: d.ReadOnly}
+		disks[d.ID] = newDrive(d, 0)
 	}
 	return &machine{name: cfg.Name, cfg: *cfg, disks: disks, port: mux.New(port, mux.Host, mux.Options{}), con: con, monitored: make(chan struct{}),
 		gone: make(chan struct{}), waiting: map[string]chan struct{}{}, migrated: make(chan string, 1)}

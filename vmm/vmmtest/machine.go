@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -251,6 +252,38 @@ func (b *box) adopt(t *testing.T) {
 	if b.s.Shell {
 		if r, err := b.run(t, nil, nil, "cat", "/of-before"); err != nil || r.exit.Code == 0 {
 			t.Errorf("what was written before is there: %+v, %v", r, err)
+		}
+		<-b.exits
+	}
+	b.adoptAgain(t, a, cfg)
+}
+
+// adoptAgain gives the machine what it has, by another name: nothing changes for
+// what runs in it.
+func (b *box) adoptAgain(t *testing.T, a vmm.Adopter, cfg *vmm.Config) {
+	next := *cfg
+	next.Disks = slices.Clone(cfg.Disks)
+	for i, d := range next.Disks {
+		if d.ReadOnly {
+			continue
+		}
+		next.Disks[i].Path = d.Path + ".moved"
+		if err := os.Rename(d.Path, next.Disks[i].Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b.s.Shell {
+		if r, err := b.run(t, nil, nil, "touch", "/of-before"); err != nil || r.exit.Code != 0 {
+			t.Fatalf("touch: %+v, %v", r, err)
+		}
+		<-b.exits
+	}
+	if err := a.Adopt(b.s.limit(t), &next); err != nil {
+		t.Fatal(err)
+	}
+	if b.s.Shell {
+		if r, err := b.run(t, nil, nil, "sh", "-c", "sync && cat /of-before"); err != nil || r.exit.Code != 0 {
+			t.Errorf("what was written before: %+v, %v", r, err)
 		}
 		<-b.exits
 	}
