@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,7 +86,8 @@ func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
 	return []entrant{
 		{name: "vzcompose warm", version: version, contender: v},
 		{name: "vzcompose prepared", version: version, contender: &prepared{v}},
-		{name: "vzcompose pool", version: version, contender: &pooled{v}},
+		{name: "vzcompose pool", version: version, contender: &pooled{v, nil}},
+		{name: "vzcompose pool, prepared", version: version, contender: &pooled{v, []string{"--prepared"}}},
 		{name: "vzcompose cold", version: version, contender: v.with("--cold")},
 	}, nil
 }
@@ -129,9 +131,12 @@ func (p *prepared) prepare(n int) error {
 	return err
 }
 
-// pooled has a machine wait for each container before its up. The last down
-// empties the pool.
-type pooled struct{ *vzcompose }
+// pooled has a machine wait for each container before its up, with more flags of
+// prewarm. The last down empties the pool.
+type pooled struct {
+	*vzcompose
+	more []string
+}
 
 func (p *pooled) prepare(n int) error {
 	if err := p.vzcompose.prepare(n); err != nil {
@@ -139,7 +144,7 @@ func (p *pooled) prepare(n int) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, err := p.run(ctx, "template", "prewarm", strconv.Itoa(n))
+	_, err := p.run(ctx, slices.Concat([]string{"template", "prewarm"}, p.more, []string{strconv.Itoa(n)})...)
 	return err
 }
 

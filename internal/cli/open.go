@@ -19,6 +19,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/kernel"
 	"github.com/vzcompose/vzcompose/internal/settings"
+	"github.com/vzcompose/vzcompose/internal/shim"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/spec"
@@ -56,7 +57,7 @@ func (a *app) open() (*house, error) {
 		return nil, fmt.Errorf("find vzcompose itself: %w", err)
 	}
 	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels,
-		Shim: []string{self, shimCommand}, Switch: []string{self, switchCommand}, CPUs: runtime.NumCPU(), LookupEnv: a.deps.LookupEnv, Cold: h.cold != "", TemplatesLimit: h.settings.Templates.Limit})
+		Shim: []string{self, shimCommand}, Switch: []string{self, switchCommand}, CPUs: runtime.NumCPU(), LookupEnv: a.deps.LookupEnv, Cold: h.cold != "", Held: shim.Held, TemplatesLimit: h.settings.Templates.Limit})
 	return h, nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/filelock"
 )
 
@@ -22,21 +23,25 @@ const fillCommand = "fill-pool"
 
 // fillOrder is what it is told on its standard input.
 type fillOrder struct {
-	Makes    []engine.Make `json:"makes"`
+	Kinds    []engine.Kind `json:"kinds"`
 	Machines int           `json:"machines"`
 	Memory   uint64        `json:"memory"` // bytes
 }
 
 // maxFillOrder bounds one, in bytes.
-const maxFillOrder = 1 << 20
+const maxFillOrder = 8 << 20
 
 // refill has the pool filled for the machines of w, where there is to be one.
-func (a *app) refill(w *work) error {
+func (a *app) refill(ctx context.Context, w *work) error {
 	s := w.house.settings.Pool
 	if s.Machines == 0 || w.house.cold != "" {
 		return nil
 	}
-	order, err := json.Marshal(fillOrder{w.engine.Makes(w.desired), s.Machines, s.Memory})
+	kinds, err := w.kinds(ctx, s.Prepared, func(string, event.Progress) {})
+	if err != nil {
+		return err
+	}
+	order, err := json.Marshal(fillOrder{kinds, s.Machines, s.Memory})
 	if err != nil {
 		return errs.New(errs.Internal, "encode what the pool needs: %w", err)
 	}
@@ -65,6 +70,15 @@ func (a *app) refill(w *work) error {
 	}
 	go func() { _ = cmd.Wait() }() // reaped where we outlive it; what it says is in the file
 	return nil
+}
+
+// kinds answers the kinds of machines that are to wait for w's stack, with its
+// containers held in them or not.
+func (w *work) kinds(ctx context.Context, held bool, report func(container string, p event.Progress)) ([]engine.Kind, error) {
+	if held {
+		return w.Kinds(ctx, w.desired, report)
+	}
+	return engine.KindsOf(w.engine.Makes(w.desired)), nil
 }
 
 // orderFile answers an open file without a name that has the order: the child
@@ -115,7 +129,7 @@ func fill(ctx context.Context, d Deps) error {
 		return err
 	}
 	defer lock.Release()
-	if err := h.engine.FillPool(ctx, o.Makes, o.Machines, o.Memory); err != nil {
+	if err := h.engine.FillPool(ctx, o.Kinds, o.Machines, o.Memory); err != nil {
 		return err
 	}
 	return emptyWithLast(ctx, h) // a down may have come meanwhile

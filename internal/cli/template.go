@@ -28,7 +28,7 @@ func (a *app) templateCommand() *cli.Command {
 			{Name: "rm", Usage: "remove templates; they are made anew when they are needed", ArgsUsage: "ID…",
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Usage: "all that are there"}}, Action: a.templateRemove},
 			{Name: "prewarm", Usage: "make what the stack's machines need; with N, have N of each wait", ArgsUsage: "[N]",
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "prepared", Usage: "also save machines that have the containers' images mounted, for their first start"}}, Action: a.templatePrewarm},
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "prepared", Usage: "also save machines that have the containers' images mounted, for their first start; with N, have such machines wait"}}, Action: a.templatePrewarm},
 		},
 	}
 }
@@ -128,8 +128,9 @@ func (a *app) templatePrewarm(c *cli.Context) error {
 			return err
 		}
 	}
+	kinds := engine.KindsOf(makes)
 	if c.Bool("prepared") {
-		if err := a.prepare(c); err != nil {
+		if kinds, err = a.prepare(c, waiting > 0); err != nil {
 			return err
 		}
 	}
@@ -139,7 +140,7 @@ func (a *app) templatePrewarm(c *cli.Context) error {
 	p := a.view.Task("pool")
 	defer p.Close()
 	p.Update("making machines that wait", 0, 0)
-	return h.engine.FillPool(c.Context, makes, waiting, h.settings.Pool.Memory)
+	return h.engine.FillPool(c.Context, kinds, waiting, h.settings.Pool.Memory)
 }
 
 // makes answers the makes of the machines of the stack file, or that of a
@@ -179,21 +180,27 @@ func (a *app) prewarm(c *cli.Context, h *house, d vmm.Templater, m engine.Make) 
 	return nil
 }
 
-// prepare makes the templates of prepared machines for the stack file.
-func (a *app) prepare(c *cli.Context) error {
+// prepare makes the templates of prepared machines for the stack file; or it
+// answers the kinds of those that are to wait.
+func (a *app) prepare(c *cli.Context, waiting bool) ([]engine.Kind, error) {
 	w, err := a.withFile(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p := a.view.Task("prepare")
 	defer p.Close()
+	if waiting {
+		return w.kinds(c.Context, true, func(container string, pr event.Progress) {
+			p.Update(container+": "+pr.Phase, pr.Current, pr.Total)
+		})
+	}
 	skipped, err := w.Prepare(c.Context, w.desired, func(container string, pr event.Progress) {
 		p.Update(container+": "+pr.Phase, pr.Current, pr.Total)
 	})
 	for _, name := range slices.Sorted(maps.Keys(skipped)) {
 		a.view.Printf("%s: %v\n", name, skipped[name])
 	}
-	return err
+	return nil, err
 }
 
 // examineTemplates is a line of the doctor.

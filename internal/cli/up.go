@@ -121,7 +121,7 @@ func (a *app) up(c *cli.Context) error {
 	case stop.asked():
 		return status(exitInterrupted)
 	}
-	if err := a.refill(w); err != nil {
+	if err := a.refill(c.Context, w); err != nil {
 		a.view.Notef("the pool is not filled: %v", err)
 	}
 	mine := started(plan, report)

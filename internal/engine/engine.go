@@ -52,6 +52,8 @@ type Options struct {
 	LookupEnv func(string) (string, bool)
 	// Cold has every machine booted.
 	Cold bool
+	// Held is shim.Held; nil: no machine that waits holds a container.
+	Held func(store.Launch) (common store.Launch, key string, err error)
 	// TemplatesLimit bounds the templates of machines, in bytes; 0: the driver's
 	// own bound.
 	TemplatesLimit uint64

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math"
 	"net"
@@ -23,10 +24,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/volume"
+	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/spec"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -47,6 +50,14 @@ const poolLimit = 5 * time.Minute
 type Make struct {
 	CPUs   int
 	Memory uint64 // of the machine, in bytes
+}
+
+// Kind is what machines that wait may differ in: their make, and the container
+// that is held in them.
+type Kind struct {
+	Make
+	Held *store.Launch `json:"held,omitempty"` // what its instances have in common; nil: none is held
+	Key  string        `json:"key,omitempty"`  // of Held
 }
 
 // Make answers the make of the machines that c's instances run in.
@@ -70,6 +81,65 @@ func (e *Engine) Makes(s *spec.Stack) (all []Make) {
 	return all
 }
 
+// KindsOf answers those of makes, without a container.
+func KindsOf(makes []Make) (all []Kind) {
+	for _, m := range makes {
+		all = append(all, Kind{Make: m})
+	}
+	return all
+}
+
+// Kinds answers the kinds of machines of which one can wait for any instance of
+// want: with its container held where that can be.
+func (s *Stack) Kinds(ctx context.Context, want *spec.Stack, report func(container string, p event.Progress)) (all []Kind, err error) {
+	for _, name := range slices.Sorted(maps.Keys(want.Containers)) {
+		c := want.Containers[name]
+		k := Kind{Make: s.Make(c)}
+		held, err := s.heldKind(ctx, want, name, func(p event.Progress) { report(name, p) })
+		switch {
+		case err == nil:
+			k = *held
+		case !errs.Is(err, errs.Unsupported):
+			return nil, fmt.Errorf("what %s has in common: %w", name, err)
+		}
+		if !slices.ContainsFunc(all, func(o Kind) bool { return o.Make == k.Make && o.Key == k.Key }) {
+			all = append(all, k)
+		}
+	}
+	return all, nil
+}
+
+func (s *Stack) heldKind(ctx context.Context, want *spec.Stack, container string, report func(event.Progress)) (*Kind, error) {
+	c := want.Containers[container]
+	if s.o.Held == nil {
+		return nil, errs.New(errs.Unsupported, "no machine holds a container")
+	}
+	if err := preparable(c); err != nil {
+		return nil, err
+	}
+	rec, err := s.describe(ctx, planner.Target{Container: container, Instance: container}, c,
+		func() ([]store.Interface, error) { return s.unplaced(want, c) }, report)
+	if err != nil {
+		return nil, err
+	}
+	if len(rec.KernelArgs) > 0 {
+		return nil, errs.New(errs.Unsupported, "the kernel is told more")
+	}
+	from, err := s.bootWith(ctx, rec.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	order, err := s.order(rec, from)
+	if err != nil {
+		return nil, err
+	}
+	common, key, err := s.o.Held(order)
+	if err != nil {
+		return nil, err
+	}
+	return &Kind{Make{rec.CPUs, rec.Memory}, &common, key}, nil
+}
+
 // MachineConfig is a machine of make m without an instance.
 func (e *Engine) MachineConfig(ctx context.Context, m Make) (*vmm.Config, error) {
 	from, err := e.bootFrom(ctx)
@@ -87,8 +157,25 @@ func (e *Engine) spares() *Stack {
 
 // prefix begins the names of spares that are alike.
 func (m Make) prefix(from *bootFiles) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %d %d", from.kernel, from.initramfs, m.CPUs, m.Memory))
-	return hex.EncodeToString(sum[:4]) + "-"
+	return digest(from.kernel, from.initramfs, m.CPUs, m.Memory)
+}
+
+// heldPrefix begins the names of spares that hold what l asks for, which has key.
+func heldPrefix(l *store.Launch, key string) string {
+	i := l.Instance
+	return digest(l.Kernel, l.Initramfs, i.CPUs, i.Memory, i.Root, i.Writable, key)
+}
+
+func digest(what ...any) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", what))
+	return hex.EncodeToString(sum[:8]) + "-"
+}
+
+func (k Kind) prefix(from *bootFiles) string {
+	if k.Held != nil {
+		return heldPrefix(k.Held, k.Key)
+	}
+	return k.Make.prefix(from)
 }
 
 // Spare is a machine that waits, or will.
@@ -128,9 +215,9 @@ func (s *Stack) older(name string, age time.Duration) bool {
 	return err == nil && time.Since(fi.ModTime()) > age
 }
 
-// FillPool starts spares until n of each make wait, or all of them together have
+// FillPool starts spares until n of each kind wait, or all of them together have
 // memory bytes. It returns when they wait.
-func (e *Engine) FillPool(ctx context.Context, makes []Make, n int, memory uint64) error {
+func (e *Engine) FillPool(ctx context.Context, kinds []Kind, n int, memory uint64) error {
 	from, err := e.bootFrom(ctx)
 	if err != nil {
 		return err
@@ -145,23 +232,23 @@ func (e *Engine) FillPool(ctx context.Context, makes []Make, n int, memory uint6
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(e.o.CPUs) // a boot costs one
-	for _, m := range makes {
+	for _, k := range kinds {
 		have := 0
 		for _, s := range there {
-			if strings.HasPrefix(s.Name, m.prefix(from)) {
+			if strings.HasPrefix(s.Name, k.prefix(from)) {
 				have++
 			}
 		}
-		for ; have < n && taken+m.Memory <= memory; have++ {
-			taken += m.Memory
-			g.Go(func() error { return e.startSpare(ctx, m, from) })
+		for ; have < n && taken+k.Memory <= memory; have++ {
+			taken += k.Memory
+			g.Go(func() error { return e.startSpare(ctx, k, from) })
 		}
 	}
 	return g.Wait()
 }
 
 // startSpare starts one and returns when it waits.
-func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error {
+func (e *Engine) startSpare(ctx context.Context, m Kind, from *bootFiles) error {
 	ctx, cancel := limited(ctx, poolLimit, "make a machine that waits")
 	defer cancel()
 	pool := e.spares()
@@ -188,6 +275,9 @@ func (e *Engine) startSpare(ctx context.Context, m Make, from *bootFiles) error 
 		return err
 	}
 	order.Spare = true
+	if m.Held != nil {
+		order.Hold, order.Kernel, order.Initramfs = m.Held, m.Held.Kernel, m.Held.Initramfs
+	}
 	err = pool.launch(ctx, order, poolLimit)
 	if err != nil {
 		return errors.Join(err, pool.o.Home.RemoveInstance(spareStack, name))
@@ -205,12 +295,7 @@ func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool,
 	if err != nil || len(names) == 0 {
 		return false, nil // as good as none
 	}
-	m := Make{order.Instance.CPUs, order.Instance.Memory}
-	prefix := m.prefix(&bootFiles{kernel: order.Kernel, initramfs: order.Initramfs})
-	for _, name := range names {
-		if !strings.HasPrefix(name, prefix) {
-			continue
-		}
+	for name := range e.candidates(names, order) {
 		c, err := net.Dial("unix", pool.o.Home.Socket(spareStack, name))
 		if err != nil {
 			continue // another's by now, or not ready yet
@@ -222,6 +307,29 @@ func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool,
 		}
 	}
 	return false, nil
+}
+
+// candidates are those of names that order's instance can have, what it fits best
+// first.
+func (e *Engine) candidates(names []string, order store.Launch) iter.Seq[string] {
+	m := Make{order.Instance.CPUs, order.Instance.Memory}
+	prefixes := []string{m.prefix(&bootFiles{kernel: order.Kernel, initramfs: order.Initramfs})}
+	if e.o.Held != nil {
+		_, key, err := e.o.Held(order)
+		// Nothing was written to its disk: another takes its place.
+		if new, uerr := volume.Untouched(e.o.Home.Writable(order.Instance.Stack, order.Instance.Name)); err == nil && uerr == nil && new {
+			prefixes = slices.Insert(prefixes, 0, heldPrefix(&order, key))
+		}
+	}
+	return func(yield func(string) bool) {
+		for _, prefix := range prefixes {
+			for _, name := range names {
+				if strings.HasPrefix(name, prefix) && !yield(name) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // hand gives order to the spare on c. One that says nothing has not taken it:

@@ -31,6 +31,7 @@ type Templates struct {
 type Pool struct {
 	Machines int    // of each make that a stack needs; 0: there is none
 	Memory   uint64 // of all together, in bytes
+	Prepared bool   // they hold the containers of the stack, where that can be
 }
 
 // MaxMachines bounds Pool.Machines.
@@ -79,13 +80,14 @@ func decode(path string, text []byte, s *Settings) error {
 			return keys(n, map[string]reader{"use": truth(&s.Templates.Use), "limit": size(&s.Templates.Limit)})
 		},
 		"pool": func(n *yaml.Node) error {
-			return keys(n, map[string]reader{"machines": count(&s.Pool.Machines, MaxMachines), "memory": size(&s.Pool.Memory)})
+			return keys(n, map[string]reader{"machines": count(&s.Pool.Machines, MaxMachines), "memory": size(&s.Pool.Memory),
+				"prepared": truth(&s.Pool.Prepared)})
 		},
 	})
 	var at wrong
 	if errors.As(err, &at) {
 		return errs.WithHint(errs.New(errs.InvalidArgument, "%s:%d:%d: %s", path, at.line, at.column, at.text),
-			"the keys are templates.use, templates.limit, pool.machines and pool.memory")
+			"the keys are templates.use, templates.limit, pool.machines, pool.memory and pool.prepared")
 	}
 	return err
 }

@@ -14,7 +14,7 @@ func TestRead(t *testing.T) {
 	if s, err := Read(path); err != nil || s != Default() {
 		t.Errorf("no file: %+v, %v", s, err)
 	}
-	all := Settings{Templates{false, 512 << 20}, Pool{3, 1 << 30}}
+	all := Settings{Templates{false, 512 << 20}, Pool{3, 1 << 30, true}}
 	for text, want := range map[string]struct {
 		s   Settings
 		err string
@@ -22,7 +22,7 @@ func TestRead(t *testing.T) {
 		"":                         {s: Default()},
 		"# nothing\n":              {s: Default()},
 		"templates:\npool: null\n": {s: Default()},
-		"templates: {use: false, limit: 512MiB}\npool: {machines: 3, memory: 1g}\n": {s: all},
+		"templates: {use: false, limit: 512MiB}\npool: {machines: 3, memory: 1g, prepared: true}\n": {s: all},
 		"templates:\n  used: true\n":        {err: `:2:3: there is no key "used"`},
 		"templates:\n  use: maybe\n":        {err: ":2:8: true or false"},
 		"templates: {limit: lots}\n":        {err: ":1:20: "},

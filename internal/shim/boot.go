@@ -130,7 +130,10 @@ func (s *shim) bring(ctx context.Context) (*brought, error) {
 	if err == nil || !errors.As(err, &bad) || ctx.Err() != nil {
 		return r, err
 	}
-	gone := s.throwAway(ctx)
+	var gone error
+	if bad.saved {
+		gone = s.throwAway(ctx)
+	}
 	if r, err = s.bringMachine(ctx, false); err == nil {
 		r.clock.notes = append(r.clock.notes, "the prepared machine was of no use: "+strings.ReplaceAll(errors.Join(bad, gone).Error(), "\n", "; "))
 		s.send(func() { s.st.Notes = r.clock.notes })
@@ -189,8 +192,12 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 	s.send(func() { s.progress("setting up") })
 
 	out, did := heldOutputs(s.inst), []agentproto.Phase(nil)
-	held := clock.origin == vmm.Prepared
-	if !held {
+	held := clock.origin == vmm.Prepared || heldIn(m)
+	switch {
+	case held:
+	case s.launch.Hold != nil: // what is rehearsed goes the way of what will be held
+		held, err = true, hold(ctx, agent, prepare(s.inst, s.filter()))
+	default:
 		out, did, err = s.setUp(ctx, m, agent)
 	}
 	if err != nil {
@@ -249,11 +256,13 @@ func devicesOf(i store.Instance) []agentproto.Device {
 }
 
 // filter is what holds for system calls of the container.
-func (s *shim) filter() *agentproto.Filter {
-	if len(s.launch.Filter) == 0 {
+func (s *shim) filter() *agentproto.Filter { return filterOf(s.launch) }
+
+func filterOf(l store.Launch) *agentproto.Filter {
+	if len(l.Filter) == 0 {
 		return nil
 	}
-	return &agentproto.Filter{Program: s.launch.Filter, Flags: s.launch.FilterFlags}
+	return &agentproto.Filter{Program: l.Filter, Flags: l.FilterFlags}
 }
 
 func startOf(i store.Instance, f *agentproto.Filter, out *outputs) agentproto.Start {

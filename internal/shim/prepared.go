@@ -99,6 +99,27 @@ func commonSpec(of *specs.Spec) (*specs.Spec, error) {
 	return c, nil
 }
 
+// Held answers of l what a machine can be told before it has an instance, and the
+// key of those for which it is the same. errs.Unsupported says why there is no
+// such machine for l.
+func Held(l store.Launch) (common store.Launch, key string, err error) {
+	p := prepare(l.Instance, filterOf(l))
+	if p.err != nil {
+		return store.Launch{}, "", p.err
+	}
+	i := l.Instance
+	l.Env = nil
+	l.Instance = store.Instance{Container: i.Container, CPUs: i.CPUs, Memory: i.Memory, Root: i.Root, Writable: i.Writable,
+		Runtime: p.start.Spec, User: i.User, Groups: i.Groups, Init: i.Init, Devices: i.Devices, Stdin: i.Stdin}
+	for _, f := range p.setup.Files {
+		l.Instance.Files = append(l.Instance.Files, store.File{ID: f.ID, Mode: f.Mode, UID: f.UID, GID: f.GID})
+	}
+	for _, n := range i.Interfaces {
+		l.Instance.Interfaces = append(l.Instance.Interfaces, store.Interface{Network: n.Network, MTU: n.MTU})
+	}
+	return l, p.key, nil
+}
+
 // preparable says why no machine can be prepared for i.
 func preparable(i store.Instance) error {
 	six := func(s store.Interface) bool {
@@ -173,21 +194,25 @@ func Prepare(ctx context.Context, driver vmm.Driver, l Launch, ready func()) (er
 	}
 	cfg := s.machineConfig()
 	cfg.Prepared = p.key
-	if _, err := maker.Prepare(ctx, cfg, func(ctx context.Context, m vmm.Machine) error { return s.hold(ctx, m, p) }); err != nil {
+	if _, err := maker.Prepare(ctx, cfg, func(ctx context.Context, m vmm.Machine) error { return s.holdIn(ctx, m, p) }); err != nil {
 		return err
 	}
 	ready()
 	return nil
 }
 
-// hold brings a machine to where it is to be saved.
-func (s *shim) hold(ctx context.Context, m vmm.Machine, p preparation) error {
+// holdIn brings a machine to where the process waits for its go.
+func (s *shim) holdIn(ctx context.Context, m vmm.Machine, p preparation) error {
 	agent, err := s.dialAgent(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = agent.Close() }()
-	ctx, cancel := limit(ctx, setupLimit, "set up the machine that is to be saved")
+	return hold(ctx, agent, p)
+}
+
+func hold(ctx context.Context, agent *agentproto.Client, p preparation) error {
+	ctx, cancel := limit(ctx, setupLimit, "set up the machine in which a process is to be held")
 	defer cancel()
 	p.setup.Entropy = make([]byte, 64)
 	if _, err := rand.Read(p.setup.Entropy); err != nil {
@@ -202,8 +227,12 @@ func (s *shim) hold(ctx context.Context, m vmm.Machine, p preparation) error {
 	return nil
 }
 
-// errPrepared is an error for which the prepared machine is to blame.
-type errPrepared struct{ error }
+// errPrepared is an error for which the machine in which the process was held is
+// to blame.
+type errPrepared struct {
+	error
+	saved bool // it is of a template
+}
 
 func (e errPrepared) Unwrap() error { return e.error }
 
@@ -227,7 +256,8 @@ func (s *shim) letGo(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 		return err
 	}
 	if err != nil {
-		return errPrepared{err}
+		_, spare := m.(*spareMachine)
+		return errPrepared{err, !spare}
 	}
 	return nil
 }

@@ -71,6 +71,36 @@ func TestPreparationKey(t *testing.T) {
 	}
 }
 
+// What a machine holds before it has an instance is the same for all that have
+// its key, and nothing of theirs that others have not is in it.
+func TestHeld(t *testing.T) {
+	l := store.Launch{Instance: preparedInstance(), Kernel: "/k", Filter: []byte{1}, Env: map[string]string{"A": "hidden"}}
+	common, key, err := Held(l)
+	if err != nil || key != prepare(l.Instance, filterOf(l)).key {
+		t.Fatalf("key %q, %v", key, err)
+	}
+	again, same, err := Held(common)
+	if err != nil || same != key {
+		t.Errorf("what is common has the key %q, %v", same, err)
+	}
+	b, err := json.Marshal([]any{common, again})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, no := range []string{"hidden", "TOKEN", "web-1", "10.0.0.2", "02:00:00"} {
+		if strings.Contains(string(b), no) {
+			t.Errorf("%q is in it: %s", no, b)
+		}
+	}
+	if common.Kernel != "/k" || len(common.Filter) != 1 || len(common.Instance.Files) != 1 || l.Env["A"] != "hidden" {
+		t.Errorf("common: %+v", common)
+	}
+	l.Instance.Nested = true
+	if _, _, err := Held(l); !errs.Is(err, errs.Unsupported) {
+		t.Errorf("nested: %v", err)
+	}
+}
+
 func TestPreparableRefuses(t *testing.T) {
 	for name, change := range map[string]func(*store.Instance){
 		"volume":     func(i *store.Instance) { i.Volumes = []store.Disk{{ID: "vol0"}} },

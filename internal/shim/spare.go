@@ -1,25 +1,30 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
 // A spare is a shim whose machine waits for an instance (docs/pool.md). It has
 // been through the life of a container that does nothing, so that all which is
-// slow the first time has been done, and has been reset. Whoever dials its
+// slow the first time has been done, and has been reset; then it may hold a
+// container whose process waits for its go (prepared.go). Whoever dials its
 // socket tells it a Launch; it answers as a shim that was just started does, and
 // is one from then on.
 
@@ -53,6 +58,11 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 		return fmt.Errorf("rehearse: %w", err)
 	}
 	un.Push("boot the machine", m.Stop)
+	if l.Hold != nil {
+		if err := s.holdFor(terminate, m, *l.Hold); err != nil {
+			return fmt.Errorf("hold a container of %s: %w", l.Hold.Instance.Container, err)
+		}
+	}
 	socket, err := s.listen()
 	if err != nil {
 		return err
@@ -90,6 +100,66 @@ type spareMachine struct {
 	vmm.Machine
 	forgotten func() error // removes what it was as a spare
 	trace     vmm.Trace
+
+	held     string // the key of the container that it holds; "": none
+	writable string // the file of that container's disk
+}
+
+// heldIn says whether m came from the pool with a container in it.
+func heldIn(m vmm.Machine) bool {
+	s, ok := m.(*spareMachine)
+	return ok && s.held != ""
+}
+
+// holdFor has m hold the container of l, with a writable disk of its own.
+func (s *shim) holdFor(ctx context.Context, m *spareMachine, l store.Launch) error {
+	l.Home, l.Instance.Stack, l.Instance.Name = s.launch.Home, s.inst.Stack, s.inst.Name
+	h := &shim{launch: l, inst: l.Instance, driver: s.driver, final: s.final, status: newBoard()}
+	p := prepare(h.inst, h.filter())
+	if p.err != nil {
+		return p.err
+	}
+	at := l.Home.Writable(l.Instance.Stack, l.Instance.Name)
+	if err := os.Remove(at); err != nil { // that of the rehearsal
+		return err
+	}
+	if err := volume.Create(at, cmp.Or(l.Instance.Writable, volume.WritableLayer)); err != nil {
+		return err
+	}
+	if err := adopt(ctx, m.Machine, h.machineConfig()); err != nil {
+		return err
+	}
+	if err := h.holdIn(ctx, m, p); err != nil {
+		return err
+	}
+	m.held, m.writable = p.key, at
+	return nil
+}
+
+// adopt gives m what cfg has.
+func adopt(ctx context.Context, m vmm.Machine, cfg *vmm.Config) error {
+	ad, ok := m.(vmm.Adopter)
+	if !ok {
+		return errs.New(errs.Unsupported, "this driver's machines cannot be adopted")
+	}
+	return ad.Adopt(ctx, cfg)
+}
+
+// bringDisk puts the disk of the container that m holds, if it does, in the place
+// of the instance's, to which nothing was written.
+func (m *spareMachine) bringDisk(cfg *vmm.Config) error {
+	if m.held == "" {
+		return nil
+	}
+	if cfg.Prepared != m.held {
+		return errs.New(errs.FailedPrecondition, "it holds another container")
+	}
+	for _, d := range cfg.Disks {
+		if d.ID == diskWritable {
+			return os.Rename(m.writable, d.Path)
+		}
+	}
+	return errs.New(errs.Internal, "a machine without a writable disk")
 }
 
 // Unwrap answers the machine itself.
@@ -195,9 +265,9 @@ func (a *adopter) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error
 		return a.Driver.Boot(ctx, cfg)
 	}
 	began := time.Now()
-	err := errs.New(errs.Unsupported, "this driver's machines cannot be adopted")
-	if ad, ok := m.Machine.(vmm.Adopter); ok {
-		err = ad.Adopt(ctx, cfg)
+	err := m.bringDisk(cfg)
+	if err == nil {
+		err = adopt(ctx, m.Machine, cfg)
 	}
 	if err == nil {
 		m.trace = vmm.Trace{Origin: vmm.Pooled, Phases: []vmm.Phase{{Name: "machine adopted", Duration: time.Since(began)}}}
@@ -209,7 +279,11 @@ func (a *adopter) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error
 	if serr := errors.Join(m.Stop(ctx), m.forgotten()); serr != nil {
 		return nil, errors.Join(err, serr)
 	}
-	next, berr := a.Driver.Boot(ctx, cfg)
+	again := *cfg
+	if m.held != "" { // its disk may have been brought, and is not as new
+		again.Prepared = ""
+	}
+	next, berr := a.Driver.Boot(ctx, &again)
 	if berr != nil {
 		return nil, berr
 	}

@@ -158,6 +158,8 @@ type Launch struct {
 	Initramfs string   `json:"initramfs"`
 	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
 	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
+	// Hold is the container that a spare holds for whoever wants it; nil: none.
+	Hold *Launch `json:"hold,omitempty"`
 	// Prepare: its machine is saved, and that is all.
 	Prepare bool `json:"prepare,omitempty"`
 	// Switch is the command that becomes the switch of a stack.

@@ -35,7 +35,7 @@ func TestBench(t *testing.T) {
 	s.must("down")
 	s.must("template", "prewarm")
 	const rounds = 5
-	var stock, bare, cold, up, prepared, pool, noop, down []time.Duration
+	var stock, bare, cold, up, prepared, pool, held, noop, down []time.Duration
 	phases := map[string][]time.Duration{}
 	var order []string
 	var rss int
@@ -46,6 +46,9 @@ func TestBench(t *testing.T) {
 		s.must("down")
 		s.must("template", "prewarm", "1")
 		pool = append(pool, timed(func() { s.must("up", "-d") }))
+		s.must("down")
+		s.must("template", "prewarm", "--prepared", "1")
+		held = append(held, timed(func() { s.must("up", "-d") }))
 		s.must("down")
 		s.must("template", "prewarm", "--prepared")
 		prepared = append(prepared, timed(func() { s.must("up", "-d") }))
@@ -85,7 +88,7 @@ func TestBench(t *testing.T) {
 	for _, r := range []struct {
 		name string
 		took []time.Duration
-	}{{"up -d of one container, booted", cold}, {"  restored", up}, {"  restored, prepared", prepared}, {"  from the pool", pool}} {
+	}{{"up -d of one container, booted", cold}, {"  restored", up}, {"  restored, prepared", prepared}, {"  from the pool", pool}, {"  from the pool, prepared", held}} {
 		line(r.name, "%s: %.3f × stock, %.3f × bare", spread(r.took), ratio(median(r.took), median(stock)), ratio(median(r.took), median(bare)))
 	}
 	for _, p := range order {

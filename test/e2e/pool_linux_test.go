@@ -27,7 +27,10 @@ containers:
 
 // poolOf is a stack, and an engine to look at the pool with.
 func poolOf(t *testing.T) (*stack, store.Home, *engine.Engine) {
-	s := scenario(t, poolFile)
+	return poolIn(t, scenario(t, poolFile))
+}
+
+func poolIn(t *testing.T, s *stack) (*stack, store.Home, *engine.Engine) {
 	warmOnly(t)
 	h := must(store.Locate(os.LookupEnv))
 	e := engine.New(engine.Options{Home: h, Images: must(image.Open(h.Images())), Kernels: must(kernel.Open(h.Kernels())),
