@@ -102,7 +102,7 @@ func (s *Stack) Kinds(ctx context.Context, want *spec.Stack, report func(contain
 		case !errs.Is(err, errs.Unsupported):
 			return nil, fmt.Errorf("what %s has in common: %w", name, err)
 		}
-		if !slices.ContainsFunc(all, func(o Kind) bool { return o.Make == k.Make && o.Key == k.Key }) {
+		if !slices.ContainsFunc(all, k.same) {
 			all = append(all, k)
 		}
 	}
@@ -167,8 +167,16 @@ func heldPrefix(l *store.Launch, key string) string {
 }
 
 func digest(what ...any) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q", what))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%#v", what)) // unlike %q, with numbers as they are
 	return hex.EncodeToString(sum[:8]) + "-"
+}
+
+// same says whether whoever can have a machine of k can have one of o.
+func (k Kind) same(o Kind) bool {
+	if k.Held == nil || o.Held == nil {
+		return k.Held == o.Held && k.Make == o.Make
+	}
+	return heldPrefix(k.Held, k.Key) == heldPrefix(o.Held, o.Key)
 }
 
 func (k Kind) prefix(from *bootFiles) string {

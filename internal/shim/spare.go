@@ -101,8 +101,8 @@ type spareMachine struct {
 	forgotten func() error // removes what it was as a spare
 	trace     vmm.Trace
 
-	held     string // the key of the container that it holds; "": none
-	writable string // the file of that container's disk
+	held           string // the key of the container that it holds; "": none
+	root, writable string // the files of that container's disks
 }
 
 // heldIn says whether m came from the pool with a container in it.
@@ -132,7 +132,7 @@ func (s *shim) holdFor(ctx context.Context, m *spareMachine, l store.Launch) err
 	if err := h.holdIn(ctx, m, p); err != nil {
 		return err
 	}
-	m.held, m.writable = p.key, at
+	m.held, m.root, m.writable = p.key, l.Instance.Root, at
 	return nil
 }
 
@@ -151,15 +151,21 @@ func (m *spareMachine) bringDisk(cfg *vmm.Config) error {
 	if m.held == "" {
 		return nil
 	}
-	if cfg.Prepared != m.held {
+	root, writable := diskPath(cfg, diskRoot), diskPath(cfg, diskWritable)
+	if cfg.Prepared != m.held || root != m.root || writable == "" {
 		return errs.New(errs.FailedPrecondition, "it holds another container")
 	}
+	return os.Rename(m.writable, writable)
+}
+
+// diskPath is the file of the disk id, "" if there is none.
+func diskPath(cfg *vmm.Config, id string) string {
 	for _, d := range cfg.Disks {
-		if d.ID == diskWritable {
-			return os.Rename(m.writable, d.Path)
+		if d.ID == id {
+			return d.Path
 		}
 	}
-	return errs.New(errs.Internal, "a machine without a writable disk")
+	return ""
 }
 
 // Unwrap answers the machine itself.

@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -176,4 +178,44 @@ func TestSpareWhoseMachineIsLost(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	r.ended = nil
+}
+
+// What a machine holds is nobody's but that of whom it is for: the files of others
+// stay.
+func TestBringDisk(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string) string {
+		p := filepath.Join(dir, name)
+		if err := os.WriteFile(p, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	mine, other := write("instance"), write("other")
+	m := &spareMachine{held: "key", root: "/root", writable: write("spare")}
+	for name, cfg := range map[string]vmm.Config{
+		"another key":      {Prepared: "other", Disks: []vmm.Disk{{ID: diskRoot, Path: "/root"}, {ID: diskWritable, Path: other}}},
+		"no key":           {Disks: []vmm.Disk{{ID: diskRoot, Path: "/root"}, {ID: diskWritable, Path: other}}},
+		"another image":    {Prepared: "key", Disks: []vmm.Disk{{ID: diskRoot, Path: "/another"}, {ID: diskWritable, Path: other}}},
+		"no writable disk": {Prepared: "key", Disks: []vmm.Disk{{ID: diskRoot, Path: "/root"}}},
+	} {
+		if err := m.bringDisk(&cfg); !errs.Is(err, errs.FailedPrecondition) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	cfg := vmm.Config{Prepared: "key", Disks: []vmm.Disk{{ID: diskRoot, Path: "/root"}, {ID: diskWritable, Path: mine}}}
+	if err := m.bringDisk(&cfg); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{mine: "spare", other: "other"} {
+		if b, err := os.ReadFile(path); err != nil || string(b) != want {
+			t.Errorf("%s holds %q, %v", path, b, err)
+		}
+	}
+	if _, err := os.Stat(m.writable); !os.IsNotExist(err) {
+		t.Errorf("the spare's disk: %v", err)
+	}
+	if err := (&spareMachine{}).bringDisk(&cfg); err != nil {
+		t.Errorf("of one that holds nothing: %v", err)
+	}
 }
