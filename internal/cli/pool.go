@@ -37,9 +37,12 @@ func (a *app) refill(ctx context.Context, w *work) error {
 	if s.Machines == 0 || w.house.cold != "" {
 		return nil
 	}
-	kinds, err := w.kinds(ctx, s.Prepared, func(string, event.Progress) {})
-	if err != nil {
-		return err
+	kinds := engine.KindsOf(w.engine.Makes(w.desired))
+	if s.Prepared {
+		var err error
+		if kinds, _, err = w.Kinds(ctx, w.desired, func(string, event.Progress) {}); err != nil {
+			return err
+		}
 	}
 	order, err := json.Marshal(fillOrder{kinds, s.Machines, s.Memory})
 	if err != nil {
@@ -70,15 +73,6 @@ func (a *app) refill(ctx context.Context, w *work) error {
 	}
 	go func() { _ = cmd.Wait() }() // reaped where we outlive it; what it says is in the file
 	return nil
-}
-
-// kinds answers the kinds of machines that are to wait for w's stack, with its
-// containers held in them or not.
-func (w *work) kinds(ctx context.Context, held bool, report func(container string, p event.Progress)) ([]engine.Kind, error) {
-	if held {
-		return w.Kinds(ctx, w.desired, report)
-	}
-	return engine.KindsOf(w.engine.Makes(w.desired)), nil
 }
 
 // orderFile answers an open file without a name that has the order: the child

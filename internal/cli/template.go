@@ -189,18 +189,18 @@ func (a *app) prepare(c *cli.Context, waiting bool) ([]engine.Kind, error) {
 	}
 	p := a.view.Task("prepare")
 	defer p.Close()
+	report := func(container string, pr event.Progress) { p.Update(container+": "+pr.Phase, pr.Current, pr.Total) }
+	var kinds []engine.Kind
+	var skipped map[string]error
 	if waiting {
-		return w.kinds(c.Context, true, func(container string, pr event.Progress) {
-			p.Update(container+": "+pr.Phase, pr.Current, pr.Total)
-		})
+		kinds, skipped, err = w.Kinds(c.Context, w.desired, report)
+	} else {
+		skipped, err = w.Prepare(c.Context, w.desired, report)
 	}
-	skipped, err := w.Prepare(c.Context, w.desired, func(container string, pr event.Progress) {
-		p.Update(container+": "+pr.Phase, pr.Current, pr.Total)
-	})
 	for _, name := range slices.Sorted(maps.Keys(skipped)) {
 		a.view.Printf("%s: %v\n", name, skipped[name])
 	}
-	return nil, err
+	return kinds, err
 }
 
 // examineTemplates is a line of the doctor.

@@ -90,8 +90,10 @@ func KindsOf(makes []Make) (all []Kind) {
 }
 
 // Kinds answers the kinds of machines of which one can wait for any instance of
-// want: with its container held where that can be.
-func (s *Stack) Kinds(ctx context.Context, want *spec.Stack, report func(container string, p event.Progress)) (all []Kind, err error) {
+// want: with its container held where that can be. Of the others it answers, by
+// container, why not: an image that is not there is one reason.
+func (s *Stack) Kinds(ctx context.Context, want *spec.Stack, report func(container string, p event.Progress)) (all []Kind, skipped map[string]error, err error) {
+	skipped = map[string]error{}
 	for _, name := range slices.Sorted(maps.Keys(want.Containers)) {
 		c := want.Containers[name]
 		k := Kind{Make: s.Make(c)}
@@ -99,14 +101,16 @@ func (s *Stack) Kinds(ctx context.Context, want *spec.Stack, report func(contain
 		switch {
 		case err == nil:
 			k = *held
-		case !errs.Is(err, errs.Unsupported):
-			return nil, fmt.Errorf("what %s has in common: %w", name, err)
+		case errs.Is(err, errs.Unsupported), errs.Is(err, errs.NotFound):
+			skipped[name] = err
+		default:
+			return nil, nil, fmt.Errorf("what the instances of %s have in common: %w", name, err)
 		}
 		if !slices.ContainsFunc(all, k.same) {
 			all = append(all, k)
 		}
 	}
-	return all, nil
+	return all, skipped, nil
 }
 
 func (s *Stack) heldKind(ctx context.Context, want *spec.Stack, container string, report func(event.Progress)) (*Kind, error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
@@ -40,7 +41,9 @@ func TestPoolHoldsContainers(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "word"), []byte("a-secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.must("template", "prewarm", "--prepared", "2")
+	if r := s.must("template", "prewarm", "--prepared", "2"); !strings.Contains(r.out, "tty: ") || !strings.Contains(r.out, "terminal") {
+		t.Errorf("of what cannot be held nothing is said: %s", r)
+	}
 	if n := waiting(e); n != 4 {
 		t.Fatalf("%d machines wait, want two of each container", n)
 	}
@@ -129,22 +132,25 @@ containers:
 	s.must("down")
 }
 
-// Where the user wants it, an up has containers held for the next one.
+// Where the user wants it, an up has containers held for the next one. For one
+// whose image is not there an ordinary machine waits.
 func TestPoolIsKeptFilledWithContainers(t *testing.T) {
-	s := scenario(t, strings.Replace(poolFile, "name: pool", "name: heldfill", 1))
+	s := scenario(t, strings.Replace(poolFile, "name: pool", "name: heldfill", 1)+"  b: {image: not-there, pull: never, cpus: 1, memory: 64MiB}\n")
 	_, h, e := poolIn(t, s)
 	config := filepath.Join(h.Dir, "config.yaml")
 	if err := os.WriteFile(config, []byte("pool: {machines: 1, memory: 1GiB, prepared: true}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(config) })
-	s.must("up", "-d")
-	s.eventually("a machine that waits", func() bool { return waiting(e) == 1 })
-	s.eventually("it is ready", func() bool {
-		_, err := os.Stat(h.Pool().Socket(".spare", must(e.Spares())[0].Name))
-		return err == nil
+	s.must("up", "-d", "a")
+	s.eventually("two machines that are ready", func() bool {
+		all := must(e.Spares())
+		return len(all) == 2 && !slices.ContainsFunc(all, func(one engine.Spare) bool {
+			_, err := os.Stat(h.Pool().Socket(".spare", one.Name))
+			return err != nil
+		})
 	})
-	s.must("up", "-d", "--scale", "a=2")
+	s.must("up", "-d", "--scale", "a=2", "a")
 	if !s.held(h, "a-2") {
 		t.Errorf("a-2: %+v", must(h.ReadState(s.name, "a-2")))
 	}
