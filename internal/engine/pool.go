@@ -194,6 +194,7 @@ func (k Kind) prefix(from *bootFiles) string {
 type Spare struct {
 	Name string
 	Make
+	Created time.Time
 }
 
 // Spares lists them. What dead ones left is removed.
@@ -211,7 +212,7 @@ func (e *Engine) Spares() (all []Spare, err error) {
 		rec, rerr := pool.o.Home.ReadInstance(spareStack, name)
 		switch {
 		case alive && rerr == nil:
-			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}})
+			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}, rec.Created})
 		case !alive && (rerr == nil || pool.older(name, poolLimit)): // younger ones are just being made
 			if err := pool.remove(name); err != nil {
 				return nil, err
@@ -228,7 +229,8 @@ func (s *Stack) older(name string, age time.Duration) bool {
 }
 
 // FillPool starts spares until n of each kind wait, or all of them together have
-// memory bytes. It returns when they wait.
+// memory bytes: where they would have more, those of no kind of these end, the
+// oldest first. It returns when they wait.
 func (e *Engine) FillPool(ctx context.Context, kinds []Kind, n int, memory uint64) error {
 	from, err := e.bootFrom(ctx)
 	if err != nil {
@@ -239,10 +241,28 @@ func (e *Engine) FillPool(ctx context.Context, kinds []Kind, n int, memory uint6
 		return err
 	}
 	var taken uint64
+	var others []Spare
 	for _, s := range there {
 		taken += s.Memory
+		if !slices.ContainsFunc(kinds, func(k Kind) bool { return strings.HasPrefix(s.Name, k.prefix(from)) }) {
+			others = append(others, s)
+		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	slices.SortFunc(others, func(a, b Spare) int { return a.Created.Compare(b.Created) })
+	// room says whether there is memory for one more of k, and makes some.
+	room := func(k Kind) (bool, error) {
+		for ; taken+k.Memory > memory && len(others) > 0; others = others[1:] {
+			ended, err := e.retire(ctx, others[0])
+			if err != nil {
+				return false, err
+			}
+			if ended {
+				taken -= others[0].Memory
+			}
+		}
+		return taken+k.Memory <= memory, nil
+	}
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(e.o.CPUs) // a boot costs one
 	for _, k := range kinds {
 		have := 0
@@ -251,12 +271,40 @@ func (e *Engine) FillPool(ctx context.Context, kinds []Kind, n int, memory uint6
 				have++
 			}
 		}
-		for ; have < n && taken+k.Memory <= memory; have++ {
+		for ; have < n; have++ {
+			ok, err := room(k)
+			if err != nil {
+				return errors.Join(err, g.Wait())
+			}
+			if !ok {
+				break
+			}
 			taken += k.Memory
-			g.Go(func() error { return e.startSpare(ctx, k, from) })
+			g.Go(func() error { return e.startSpare(gctx, k, from) })
 		}
 	}
 	return g.Wait()
+}
+
+// retire ends s, unless it has become somebody's. It is told so where it takes
+// orders, one at a time: a signal could reach it when it has just taken one.
+func (e *Engine) retire(ctx context.Context, s Spare) (ended bool, err error) {
+	pool := e.spares()
+	c, err := net.Dial("unix", pool.o.Home.Socket(spareStack, s.Name))
+	if err != nil {
+		return false, nil // another's by now, or not ready yet
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(e.o.SpawnLimit)); err != nil {
+		return false, err
+	}
+	if err := json.NewEncoder(c).Encode(store.Launch{Retire: true}); err != nil {
+		return false, nil // likewise
+	}
+	if err := pool.awaitGone(ctx, s.Name); err != nil {
+		return false, fmt.Errorf("end the machine %s, which waits: %w", s.Name, err)
+	}
+	return true, nil
 }
 
 // startSpare starts one and returns when it waits.
@@ -329,7 +377,8 @@ func (e *Engine) candidates(names []string, order store.Launch) iter.Seq[string]
 	if e.o.Held != nil {
 		_, key, err := e.o.Held(order)
 		// Nothing was written to its disk: another takes its place.
-		if new, uerr := volume.Untouched(e.o.Home.Writable(order.Instance.Stack, order.Instance.Name)); err == nil && uerr == nil && new {
+		untouched, uerr := volume.Untouched(e.o.Home.Writable(order.Instance.Stack, order.Instance.Name))
+		if err == nil && uerr == nil && untouched {
 			prefixes = slices.Insert(prefixes, 0, heldPrefix(&order, key))
 		}
 	}

@@ -231,6 +231,9 @@ func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.L
 			}
 		}
 		l, err := readOrder(c)
+		if err == nil && l.Retire {
+			return Launch{}, nil, c.Close()
+		}
 		if err == nil {
 			return l, c, nil
 		}
@@ -247,7 +250,7 @@ func readOrder(c net.Conn) (l Launch, err error) {
 	if err := d.Decode(&l); err != nil {
 		return l, errs.New(errs.InvalidArgument, "read the order: %w", err)
 	}
-	if l.Instance.Name == "" || l.Home.Dir == "" {
+	if !l.Retire && (l.Instance.Name == "" || l.Home.Dir == "") {
 		return l, errs.New(errs.InvalidArgument, "an order without an instance")
 	}
 	return l, nil

@@ -219,3 +219,20 @@ func TestBringDisk(t *testing.T) {
 		t.Errorf("of one that holds nothing: %v", err)
 	}
 }
+
+// One that is told to retire ends, with its machine.
+func TestSpareThatRetires(t *testing.T) {
+	r := newRig(t, vmmfake.Options{}, "sleep", "1000")
+	pool, ready := r.spare("true")
+	<-ready
+	if said := r.hand(pool, []byte(`{"retire":true}`+"\n")); said != "" {
+		t.Errorf("it says %q", said)
+	}
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+	r.ended = nil
+	if n := len(r.driver.Machines()); n != 0 {
+		t.Errorf("%d machines are left", n)
+	}
+}

@@ -158,6 +158,8 @@ type Launch struct {
 	Initramfs string   `json:"initramfs"`
 	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
 	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
+	// Retire, told to a spare, ends it; nothing else is in such a Launch.
+	Retire bool `json:"retire,omitempty"`
 	// Hold is the container that a spare holds for whoever wants it; nil: none.
 	Hold *Launch `json:"hold,omitempty"`
 	// Prepare: its machine is saved, and that is all.

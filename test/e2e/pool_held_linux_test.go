@@ -132,6 +132,37 @@ containers:
 	s.must("down")
 }
 
+// Machines that hold what nobody declares any more make room for those that hold
+// what is declared.
+func TestPoolMakesRoom(t *testing.T) {
+	const file = `
+name: heldroom
+containers:
+  a: {image: busybox, cpus: 1, memory: 64MiB, command: [sleep, "1000"], stop_signal: KILL}
+`
+	s := scenario(t, file)
+	_, h, e := poolIn(t, s)
+	config := filepath.Join(h.Dir, "config.yaml")
+	if err := os.WriteFile(config, []byte("pool: {memory: 450MiB}\n"), 0o600); err != nil { // two machines
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(config) })
+	s.must("template", "prewarm", "--prepared", "1")
+	oldest := must(e.Spares())[0].Name
+	for _, user := range []string{"1000", "1001"} {
+		s.write(strings.Replace(file, "command:", "user: '"+user+"', command:", 1))
+		s.must("template", "prewarm", "--prepared", "1")
+	}
+	all := must(e.Spares())
+	if len(all) != 2 || slices.ContainsFunc(all, func(one engine.Spare) bool { return one.Name == oldest }) {
+		t.Errorf("of three machines, for two of which there is room, wait: %+v; the oldest was %s", all, oldest)
+	}
+	s.must("up", "-d")
+	if !s.held(h, "a-1") {
+		t.Errorf("a-1: %+v", must(h.ReadState(s.name, "a-1")))
+	}
+}
+
 // Where the user wants it, an up has containers held for the next one. For one
 // whose image is not there an ordinary machine waits.
 func TestPoolIsKeptFilledWithContainers(t *testing.T) {
