@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -123,7 +124,28 @@ func (m *machine) run(path string, args []string, ends []*os.File, ram *os.File)
 	if killed { // before there was anything to kill
 		_ = cmd.Process.Kill()
 	}
-	return m.verdict(cmd.Wait())
+	err = cmd.Wait()
+	m.hearOut()
+	return m.verdict(err)
+}
+
+// hearLimit bounds hearOut.
+const hearLimit = 10 * time.Second
+
+// hearOut waits until what QEMU said on its monitor before it ended has been
+// taken: why it ended is the last of that.
+func (m *machine) hearOut() {
+	select {
+	case <-m.monitored:
+	default: // it ended before its monitor had answered
+		return
+	}
+	limit := time.NewTimer(hearLimit)
+	defer limit.Stop()
+	select {
+	case <-m.qmp.done:
+	case <-limit.C: // the end of a process is the end of its sockets
+	}
 }
 
 // verdict says what an end of QEMU means.
