@@ -87,7 +87,7 @@ func (v *vzcompose) entrants(ctx context.Context) ([]entrant, error) {
 		{name: "vzcompose warm", version: version, contender: v},
 		{name: "vzcompose prepared", version: version, contender: &prepared{v}},
 		{name: "vzcompose pool", version: version, contender: &pooled{v, nil}},
-		{name: "vzcompose pool, prepared", version: version, contender: &pooled{v, []string{"--prepared"}}},
+		{name: "vzcompose pool prepared", version: version, contender: &pooled{v, []string{"--prepared"}}},
 		{name: "vzcompose cold", version: version, contender: v.with("--cold")},
 	}, nil
 }

@@ -33,6 +33,11 @@ secrets:
   word: {file: ./word}
 `
 
+const heldOneFile = `
+containers:
+  a: {image: busybox, cpus: 1, memory: 64MiB, command: [sleep, "1000"], stop_signal: KILL}
+`
+
 // Machines that wait with a container in them are the instances' own, each with
 // what is only its own, and are like any other from then on.
 func TestPoolHoldsContainers(t *testing.T) {
@@ -94,11 +99,7 @@ func TestPoolHoldsContainers(t *testing.T) {
 // A machine holds a container of one definition. Another has none of it; nor has
 // anybody one that was killed.
 func TestPoolHoldsNothingElse(t *testing.T) {
-	const file = `
-name: heldelse
-containers:
-  a: {image: busybox, cpus: 1, memory: 64MiB, command: [sleep, "1000"], stop_signal: KILL}
-`
+	file := "name: heldelse\n" + heldOneFile
 	s := scenario(t, file)
 	_, h, e := poolIn(t, s)
 	s.must("template", "prewarm", "--prepared", "1")
@@ -123,6 +124,16 @@ containers:
 		t.Errorf("the machine was %s", got)
 	}
 	s.must("down")
+	// One whose disk is lost is of no use: another machine comes, and it is said.
+	s.must("template", "prewarm", "--prepared", "1")
+	if err := os.Remove(h.Pool().Writable(".spare", must(e.Spares())[0].Name)); err != nil {
+		t.Fatal(err)
+	}
+	s.must("up", "-d")
+	if st := must(h.ReadState(s.name, "a-1")); st.Origin != "restored" || len(st.Notes) != 1 || !strings.Contains(st.Notes[0], "of no use") {
+		t.Errorf("after its disk was lost: %+v", st)
+	}
+	s.must("down")
 	// What cannot be executed is told as ever, and the machine is gone.
 	s.write(strings.Replace(file, "sleep,", "no-such-program,", 1))
 	s.must("template", "prewarm", "--prepared", "1")
@@ -135,11 +146,7 @@ containers:
 // Machines that hold what nobody declares any more make room for those that hold
 // what is declared.
 func TestPoolMakesRoom(t *testing.T) {
-	const file = `
-name: heldroom
-containers:
-  a: {image: busybox, cpus: 1, memory: 64MiB, command: [sleep, "1000"], stop_signal: KILL}
-`
+	file := "name: heldroom\n" + heldOneFile
 	s := scenario(t, file)
 	_, h, e := poolIn(t, s)
 	config := filepath.Join(h.Dir, "config.yaml")
