@@ -272,6 +272,9 @@ func (a *agent) serveAgain(ctx context.Context, l net.Listener, listen func() (n
 	if !a.holds() || ctx.Err() != nil {
 		return err
 	}
+	if err := l.Close(); err != nil { // until when the port is busy
+		a.log.printf("end the session: %v", err)
+	}
 	if l, err = listen(); err != nil {
 		return fmt.Errorf("listen again: %w", err)
 	}

@@ -40,9 +40,22 @@ func listenPort(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the host's port: %w", err)
 	}
-	_, l, err := mux.NewListener(f, mux.Guest, mux.Options{Backlog: maxConns}, agentPort)
-	return l, err
+	s, l, err := mux.NewListener(f, mux.Guest, mux.Options{Backlog: maxConns}, agentPort)
+	if err != nil {
+		return nil, err
+	}
+	return portListener{l, s}, nil
 }
+
+// portListener is a listener in a session of its own. Once it is closed, the port
+// is, which one only can have open.
+type portListener struct {
+	net.Listener
+	session *mux.Session
+}
+
+// Close ends the session and waits for its end.
+func (p portListener) Close() error { return p.session.Close() }
 
 // findPort answers the device of the host's port once it has its name.
 func findPort(ctx context.Context, sys string, listen func() (io.ReadCloser, error)) (dev string, err error) {
