@@ -51,10 +51,11 @@ func rooms() map[string]row {
 		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
 
 		// mechanism: one resource each
-		"internal/store":       {imports: []string{"internal/errs", "internal/filelock", "internal/lifecycle", "internal/state", "internal/undo"}},
-		"internal/image":       {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo"}},
-		"internal/image/erofs": {imports: []string{"internal/errs"}},
-		"internal/kernel":      {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/store":             {imports: []string{"internal/errs", "internal/filelock", "internal/lifecycle", "internal/state", "internal/undo"}},
+		"internal/image":             {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo"}},
+		"internal/image/erofs":       {imports: []string{"internal/errs"}},
+		"internal/kernel":            {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/kernel/kerneltest": {},
 		// What a stack's switch is made of, from the bottom up.
 		"internal/network/frame":   {pure: true},
 		"internal/network/segment": {imports: []string{"internal/errs", "internal/network/frame"}},

@@ -16,6 +16,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
+
+	"github.com/vzcompose/vzcompose/internal/kernel/kerneltest"
 )
 
 // What the tests import is made here: ELF modules and kernels of a few hundred
@@ -23,68 +25,15 @@ import (
 
 const testRelease = "6.1.0-1-test"
 
-// modELF is a relocatable ELF file with the given .modinfo fields.
-func modELF(machine elf.Machine, fields ...string) []byte {
-	info := []byte(strings.Join(fields, "\x00") + "\x00")
-	names := "\x00.modinfo\x00.shstrtab\x00"
-	const hdr = 64
-	shoff := uint64(hdr+len(info)+len(names)+7) &^ 7
-	b := new(bytes.Buffer)
-	put(b, elf.Header64{Ident: ident(), Type: uint16(elf.ET_REL), Machine: uint16(machine), Version: 1,
-		Shoff: shoff, Ehsize: hdr, Shentsize: 64, Shnum: 3, Shstrndx: 2})
-	b.Write(info)
-	b.WriteString(names)
-	b.Write(make([]byte, int(shoff)-b.Len()))
-	put(b, elf.Section64{})
-	put(b, elf.Section64{Name: 1, Type: uint32(elf.SHT_PROGBITS), Off: hdr, Size: uint64(len(info))})
-	put(b, elf.Section64{Name: 10, Type: uint32(elf.SHT_STRTAB), Off: hdr + uint64(len(info)), Size: uint64(len(names))})
-	return b.Bytes()
-}
-
 // module is an amd64 module for testRelease.
 func module(name, depends string, more ...string) []byte {
-	return modELF(elf.EM_X86_64, append([]string{"license=GPL", "depends=" + depends,
+	return kerneltest.Module(elf.EM_X86_64, append([]string{"license=GPL", "depends=" + depends,
 		"name=" + canonical(name), "vermagic=" + testRelease + " SMP mod_unload "}, more...)...)
 }
 
-// vmlinux is an ELF kernel with a note of the given type and a banner.
-func vmlinux(machine elf.Machine, noteType uint32, release string) []byte {
-	note := new(bytes.Buffer)
-	put(note, []uint32{4, 3, 7})
-	note.WriteString("GNU\x00abc\x00") // another note first, with padding
-	put(note, []uint32{4, 8, noteType})
-	note.WriteString("Xen\x00")
-	put(note, uint64(0x1000000))
-	const hdr = 64 + 56
-	b := new(bytes.Buffer)
-	put(b, elf.Header64{Ident: ident(), Type: uint16(elf.ET_EXEC), Machine: uint16(machine), Version: 1,
-		Phoff: 64, Ehsize: 64, Phentsize: 56, Phnum: 1})
-	put(b, elf.Prog64{Type: uint32(elf.PT_NOTE), Off: hdr, Filesz: uint64(note.Len()), Memsz: uint64(note.Len()), Align: 4})
-	b.Write(note.Bytes())
-	fmt.Fprintf(b, "Linux version %%s\x00Linux version %s (a@b) #1 SMP\x00", release)
-	return b.Bytes()
-}
+func goodVmlinux() []byte { return kerneltest.Vmlinux(elf.EM_X86_64, pvhType, testRelease) }
 
-func goodVmlinux() []byte { return vmlinux(elf.EM_X86_64, pvhType, testRelease) }
-
-func arm64Image(release string) []byte {
-	b := make([]byte, 64)
-	copy(b, "MZ")
-	copy(b[arm64MagicAt:], arm64Magic)
-	return append(b, []byte("Linux version "+release+" (a@b)")...)
-}
-
-func ident() (id [elf.EI_NIDENT]byte) {
-	copy(id[:], elf.ELFMAG)
-	id[elf.EI_CLASS], id[elf.EI_DATA], id[elf.EI_VERSION] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB), 1
-	return id
-}
-
-func put(w io.Writer, v any) {
-	if err := binary.Write(w, binary.LittleEndian, v); err != nil {
-		panic(err)
-	}
-}
+func arm64Image(release string) []byte { return kerneltest.Image("arm64", release) }
 
 // compressed packs b; xz is not among what can be written.
 func compressed(format compression, b []byte) []byte {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/kernel/kerneltest"
 )
 
 // checkOrder fails unless every module comes after what it depends on.
@@ -110,9 +111,9 @@ func TestKernelsThatLackModules(t *testing.T) {
 		"no modules.builtin": {without(debianLike(), "modules.builtin"), errs.FailedPrecondition, "no module ext4"},
 		"no modules":         {debianLike()[:2], errs.FailedPrecondition, "no modules for kernel " + testRelease},
 		"of another kernel": {replaced(debianLike(), entry{lib + "kernel/net/vmw_vsock/vsock.ko",
-			modELF(elf.EM_X86_64, "name=vsock", "vermagic=6.2.0 SMP")}), errs.FailedPrecondition, "is for kernel 6.2.0"},
+			kerneltest.Module(elf.EM_X86_64, "name=vsock", "vermagic=6.2.0 SMP")}), errs.FailedPrecondition, "is for kernel 6.2.0"},
 		"of another processor": {replaced(debianLike(), entry{lib + "kernel/net/vmw_vsock/vsock.ko",
-			modELF(elf.EM_AARCH64, "name=vsock")}), errs.FailedPrecondition, "is for EM_AARCH64"},
+			kerneltest.Module(elf.EM_AARCH64, "name=vsock")}), errs.FailedPrecondition, "is for EM_AARCH64"},
 		"of another name": {replaced(debianLike(), entry{lib + "kernel/net/vmw_vsock/vsock.ko",
 			module("vsocks", "")}), errs.DataLoss, "calls itself vsocks"},
 		"not a module": {replaced(debianLike(), entry{lib + "kernel/net/vmw_vsock/vsock.ko",
@@ -135,7 +136,7 @@ func TestKernelsThatLackModules(t *testing.T) {
 }
 
 func TestModinfo(t *testing.T) {
-	m, err := readModinfo(bytes.NewReader(modELF(elf.EM_X86_64, "name=virtio-rng", "depends=a-b,,c",
+	m, err := readModinfo(bytes.NewReader(kerneltest.Module(elf.EM_X86_64, "name=virtio-rng", "depends=a-b,,c",
 		"softdep=pre: x y-z post: p pre: q", "softdep=post: n", "alias=one", "alias=two", "vermagic=6.1 SMP", "", "odd", "=")))
 	if err != nil {
 		t.Fatal(err)
@@ -144,7 +145,7 @@ func TestModinfo(t *testing.T) {
 		!slices.Equal(m.aliases, []string{"one", "two"}) || m.release != "6.1" || m.machine != elf.EM_X86_64 {
 		t.Errorf("%+v", m)
 	}
-	if _, err := readModinfo(bytes.NewReader(modELF(elf.EM_X86_64, "name=../../etc"))); !errs.Is(err, errs.DataLoss) {
+	if _, err := readModinfo(bytes.NewReader(kerneltest.Module(elf.EM_X86_64, "name=../../etc"))); !errs.Is(err, errs.DataLoss) {
 		t.Errorf("a name that is a path: %v", err)
 	}
 	if _, err := readModinfo(bytes.NewReader(goodVmlinux())); !errs.Is(err, errs.DataLoss) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/kernel/kerneltest"
 )
 
 func extract(t *testing.T, data []byte) (image, []byte, error) {
@@ -79,9 +80,9 @@ func TestImagesThatWillNotDo(t *testing.T) {
 	}{
 		"empty":          {nil, errs.InvalidArgument, "not a kernel"},
 		"text":           {[]byte(strings.Repeat("hello ", 500)), errs.InvalidArgument, "not a kernel"},
-		"no PVH":         {vmlinux(elf.EM_X86_64, 17, "1.0"), errs.Unsupported, "no PVH entry point"},
-		"arm64 ELF":      {vmlinux(elf.EM_AARCH64, pvhType, "1.0"), errs.Unsupported, "import Image"},
-		"riscv":          {vmlinux(elf.EM_RISCV, pvhType, "1.0"), errs.Unsupported, "EM_RISCV"},
+		"no PVH":         {kerneltest.Vmlinux(elf.EM_X86_64, 17, "1.0"), errs.Unsupported, "no PVH entry point"},
+		"arm64 ELF":      {kerneltest.Vmlinux(elf.EM_AARCH64, pvhType, "1.0"), errs.Unsupported, "import Image"},
+		"riscv":          {kerneltest.Vmlinux(elf.EM_RISCV, pvhType, "1.0"), errs.Unsupported, "EM_RISCV"},
 		"old protocol":   {old, errs.Unsupported, "2.07"},
 		"cut header":     {old[:0x220], errs.DataLoss, "cut off"},
 		"cut payload":    {short[:len(short)-60], errs.DataLoss, "outside"},

@@ -13,10 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/kernel/kerneltest"
 )
 
 // bare is a kernel of its own content.
-func bare(release string) []byte { return vmlinux(elf.EM_X86_64, pvhType, release) }
+func bare(release string) []byte { return kerneltest.Vmlinux(elf.EM_X86_64, pvhType, release) }
 
 func TestListNewestFirstAndBrokenLast(t *testing.T) {
 	s := openStore(t)

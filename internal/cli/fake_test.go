@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vzcompose/vzcompose/vmm"
+	"github.com/vzcompose/vzcompose/vmm/vmmfake"
+)
+
+// asVZCompose is vzcompose with machines in memory. Each shim is a process of its
+// own, as always, and has its machine in itself.
+func asVZCompose() {
+	os.Exit(Main(Deps{Args: os.Args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv, Driver: newFake}))
+}
+
+// newFake is a driver that a script directs by files in HOME/fake:
+//
+//   - hold/POINT-INSTANCE: a machine that comes to POINT (boot, ready) creates
+//     at/POINT-INSTANCE and waits until the file is gone;
+//   - fail/POINT-INSTANCE: it fails there, with the file's text.
+//
+// Its programs are those of vmmfake, and
+//
+//   - until FILE: waits for HOME/fake/FILE and exits with the number in it;
+//   - serve: prints "ready", and after SIGTERM "bye", and exits with 0;
+//   - print TEXT FILE: prints TEXT, then does what until does.
+func newFake(func(string) (string, bool), DriverOptions) (vmm.Driver, error) {
+	return vmmfake.New(vmmfake.Options{
+		Boot: func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
+		Ready: func(ctx context.Context, m *vmmfake.Machine) error {
+			cfg := m.Config()
+			return atPoint(ctx, &cfg, "ready")
+		},
+		Programs: map[string]vmmfake.Program{"until": until, "serve": serve, "print": func(ctx context.Context, p *vmmfake.Process) int {
+			fmt.Fprintln(p.Stdout, p.Args[1])
+			p.Args = p.Args[1:]
+			return until(ctx, p)
+		}},
+	}), nil
+}
+
+// fakeDir is HOME/fake of the machine whose console is HOME/stacks/S/I/console.log.
+func fakeDir(cfg *vmm.Config) (dir, instance string) {
+	in := filepath.Dir(cfg.Console)
+	return filepath.Join(in, "..", "..", "..", "fake"), filepath.Base(in)
+}
+
+func atPoint(ctx context.Context, cfg *vmm.Config, point string) error {
+	dir, instance := fakeDir(cfg)
+	file := point + "-" + instance
+	if b, err := os.ReadFile(filepath.Join(dir, "fail", file)); err == nil {
+		return errors.New(strings.TrimSpace(string(b)))
+	}
+	held := filepath.Join(dir, "hold", file)
+	if _, err := os.Stat(held); err != nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "at"), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "at", file), nil, 0o600); err != nil {
+		return err
+	}
+	return poll(ctx, func() bool { _, err := os.Stat(held); return err != nil })
+}
+
+func until(ctx context.Context, p *vmmfake.Process) int {
+	cfg := p.Machine.Config()
+	dir, _ := fakeDir(&cfg)
+	code := 1
+	_ = poll(ctx, func() bool { // a signal ends it, and then the code is of no account
+		b, err := os.ReadFile(filepath.Join(dir, p.Args[1]))
+		if err == nil {
+			code, err = strconv.Atoi(strings.TrimSpace(string(b)))
+		}
+		return err == nil
+	})
+	return code
+}
+
+func serve(ctx context.Context, p *vmmfake.Process) int {
+	const sigTerm = 15
+	ended := p.Trap(sigTerm)
+	fmt.Fprintln(p.Stdout, "ready")
+	select {
+	case <-ended:
+		fmt.Fprintln(p.Stdout, "bye")
+	case <-ctx.Done():
+	}
+	return 0
+}
+
+// poll blocks until is true or ctx ends.
+func poll(ctx context.Context, is func() bool) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
