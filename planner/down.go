@@ -17,12 +17,15 @@ type DownOptions struct {
 	// Volumes removes the named volumes too: all, or with Only those that
 	// nothing else mounts.
 	Volumes bool
+	// Declared are the volumes that containers of the stack file mount, by
+	// container; they count beside those of the instances. nil: there is no file.
+	Declared map[string][]string
 }
 
 // Down answers how to remove what was observed. It needs no stack file: the
 // order is that of the stored specs, reversed. A stop that fails holds up the
-// removal of its own instance, and of its volumes, and no other step. A name in Only that is not
-// there gives a warning.
+// removal of its own instance, and of its volumes, and no other step. A name in
+// Only that is not there gives a warning.
 func Down(observed state.World, o DownOptions) *Plan {
 	s, unknown := newStored(observed, o.Only)
 	for i := range observed.Instances {
@@ -36,34 +39,49 @@ func Down(observed state.World, o DownOptions) *Plan {
 		a.plan.Warnings = append(a.plan.Warnings, f.Message)
 	}
 	if o.Volumes {
-		a.removeVolumes(observed, s.selected)
+		a.removeVolumes(observed, o)
 	}
 	a.removeNetworks(observed, s.selected)
 	return a.plan
 }
 
 // removeVolumes adds the removal of volumes after that of the instances that
-// mount them, or may: a record that cannot be read may mount anything.
-func (a *arrangement) removeVolumes(w state.World, selected map[string]bool) {
+// mount them, or may: a record that cannot be read may mount anything. With Only,
+// a volume goes if a container that is meant mounts it and no other does.
+func (a *arrangement) removeVolumes(w state.World, o DownOptions) {
 	removed := a.goneByName()
 	for _, v := range w.Volumes {
 		var after []int
-		kept := false
+		users := map[string]bool{}
 		for i := range w.Instances {
-			o := &w.Instances[i]
-			if !mayMount(o, v.Name) {
+			inst := &w.Instances[i]
+			if !mayMount(inst, v.Name) {
 				continue
 			}
-			if id := removed[o.Name]; id != 0 {
+			users[targetOf(inst).Container] = true
+			if id := removed[inst.Name]; id != 0 {
 				after = append(after, id)
 			}
-			kept = kept || !selected[targetOf(o).Container]
 		}
-		if used := after != nil; kept || !used && len(selected) < len(a.stops.level) {
+		for container, volumes := range o.Declared {
+			if slices.Contains(volumes, v.Name) {
+				users[container] = true
+			}
+		}
+		if len(o.Only) > 0 && (len(users) == 0 || !within(users, o.Only)) {
 			continue
 		}
 		a.plan.add(Step{Op: RemoveVolume{v.Name}, After: sorted(after), Cause: "down, with its volumes"})
 	}
+}
+
+func within(set map[string]bool, names []string) bool {
+	for name := range set {
+		if !slices.Contains(names, name) {
+			return false
+		}
+	}
+	return true
 }
 
 // goneByName are the last steps that take instances away, by their names.

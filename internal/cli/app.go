@@ -66,7 +66,7 @@ func Main(d Deps) int {
 	signal.Ignore(syscall.SIGPIPE)
 	app := &app{deps: d}
 	cmd := app.command()
-	forUsage(cmd.Commands)
+	checked(cmd.Commands)
 	err := cmd.RunContext(context.Background(), permute(cmd, d.Args))
 	return app.exit(err)
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -11,15 +13,49 @@ import (
 
 // onUsageError says what is wrong with a call once, in our words.
 func onUsageError(c *cli.Context, err error, _ bool) error {
-	return errs.WithHint(usage("%w", err), "%s --help says how it is called", strings.TrimSpace(c.App.Name+" "+c.Command.Name))
+	return errs.WithHint(usage("%w", err), "%s --help says how it is called", c.Command.HelpName)
 }
 
-// forUsage gives every command onUsageError, which the library does not pass on.
-func forUsage(commands []*cli.Command) {
+// checked gives every command onUsageError, which the library does not pass on,
+// and has it refuse arguments that its ArgsUsage does not name, before it does
+// anything: an argument that is ignored is a wish that is not granted.
+func checked(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = onUsageError
-		forUsage(c.Subcommands)
+		checked(c.Subcommands)
+		do := c.Action
+		if do == nil { // a group of commands
+			do = cli.ShowSubcommandHelp
+		}
+		least, most := arity(c.ArgsUsage)
+		c.Action = func(ctx *cli.Context) error {
+			switch n := ctx.NArg(); {
+			case n < least:
+				return onUsageError(ctx, fmt.Errorf("%s wants %s", ctx.Command.Name, c.ArgsUsage), false)
+			case n > most:
+				return onUsageError(ctx, fmt.Errorf("%s has no use for the argument %q", ctx.Command.Name, ctx.Args().Get(most)), false)
+			}
+			return do(ctx)
+		}
 	}
+}
+
+// arity returns how many arguments a usage such as "NAME [COMMAND [ARG…]]"
+// means: a word in brackets may be left out, one with … may be repeated.
+func arity(usage string) (least, most int) {
+	depth := 0
+	for _, word := range strings.Fields(usage) {
+		depth += strings.Count(word, "[")
+		if most++; depth == 0 {
+			least++
+		}
+		if strings.Contains(word, "…") {
+			most = math.MaxInt
+			break
+		}
+		depth -= strings.Count(word, "]")
+	}
+	return least, most
 }
 
 // permute moves a command's flags before its arguments, as people type them

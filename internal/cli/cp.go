@@ -25,7 +25,7 @@ import (
 
 func (a *app) cpCommand() *cli.Command {
 	return &cli.Command{
-		Name: "cp", Usage: "copy files out of a running instance, or into one", ArgsUsage: "NAME:FROM TO | FROM NAME:TO",
+		Name: "cp", Usage: "copy files out of a running instance, or into one: its side is NAME:PATH", ArgsUsage: "FROM TO",
 		Description: "As cp -r: into TO where it is a directory, else to that name. FROM/. is what is in FROM.\n" +
 			"- is a tar on standard output or input.",
 		Flags: []cli.Flag{
@@ -53,9 +53,6 @@ func parseFar(arg string) far {
 
 func (a *app) cp(c *cli.Context) error {
 	args := c.Args().Slice()
-	if len(args) != 2 {
-		return usage("cp wants a source and a destination")
-	}
 	from, to := parseFar(args[0]), parseFar(args[1])
 	switch {
 	case (from.container == "") == (to.container == ""):

@@ -2,19 +2,24 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
 )
 
 func (a *app) downCommand() *cli.Command {
 	return &cli.Command{
-		Name: "down", Usage: "stop and remove what the stack made; with -n NAME also without the file",
+		Name: "down", Usage: "stop and remove what the stack made, or some containers of it; with -n NAME also without the file", ArgsUsage: "[NAME…]",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "remove the named volumes and what is in them"},
+			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "remove the named volumes and what is in them; with NAMEs, those that no other container uses"},
 			&cli.IntFlag{Name: "timeout", Aliases: []string{"t"}, Value: -1, Usage: "`SECONDS` until SIGKILL, in place of the declared ones"},
 			&cli.BoolFlag{Name: "remove-orphans", Usage: "accepted: down removes every instance of the stack"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
@@ -36,7 +41,11 @@ func (a *app) down(c *cli.Context) error {
 	stop := newInterrupt(c.Context)
 	defer stop.release()
 	_, _, err = a.converge(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
-		return planner.Down(world, planner.DownOptions{Volumes: c.Bool("volumes")}), nil
+		o, err := a.downOptions(c, world)
+		if err != nil {
+			return nil, err
+		}
+		return planner.Down(world, o), nil
 	})
 	if err != nil || c.Bool("dry-run") {
 		return err
@@ -57,6 +66,44 @@ func (a *app) down(c *cli.Context) error {
 	}
 	w.house.home.RemoveRuntime()
 	return nil
+}
+
+// downOptions are what the command line asks of Down. A name that neither the
+// records nor the file know is refused. The file is read for no other reason than
+// to know it, and which volumes containers have: it need not be right.
+func (a *app) downOptions(c *cli.Context, world state.World) (planner.DownOptions, error) {
+	o := planner.DownOptions{Only: c.Args().Slice(), Volumes: c.Bool("volumes"), Declared: map[string][]string{}}
+	if len(o.Only) == 0 {
+		return o, nil
+	}
+	known := map[string]bool{}
+	for _, i := range world.Instances {
+		known[i.Container] = true
+	}
+	if opts, err := a.loadOptions(c); err == nil {
+		opts.Profiles = []string{"*"}
+		if loaded, err := spec.Load(opts); err == nil && loaded.Stack.Name == world.Stack {
+			for name, ct := range loaded.Stack.Containers {
+				known[name], o.Declared[name] = true, volumesOf(ct)
+			}
+		}
+	}
+	for _, name := range o.Only {
+		if !known[name] {
+			return o, errs.WithHint(usage("no container %q in stack %s", name, world.Stack), "there is %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+	}
+	return o, nil
+}
+
+// volumesOf are the named volumes that a container mounts.
+func volumesOf(ct spec.Container) (names []string) {
+	for _, m := range ct.Mounts {
+		if m.Type == "volume" {
+			names = append(names, m.Source)
+		}
+	}
+	return names
 }
 
 // mustBeEmpty answers the instances that are left, as far as that can be told.
@@ -94,7 +141,11 @@ func (a *app) plan(c *cli.Context) error {
 	}
 	var plan *planner.Plan
 	if c.Bool("destroy") {
-		plan = planner.Down(world, planner.DownOptions{})
+		o, err := a.downOptions(c, world)
+		if err != nil {
+			return err
+		}
+		plan = planner.Down(world, o)
 	} else if plan, err = planner.Up(w.desired, world, opts); err != nil {
 		return err
 	}

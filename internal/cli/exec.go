@@ -35,9 +35,6 @@ func (a *app) execCommand() *cli.Command {
 
 func (a *app) exec(c *cli.Context) error {
 	args := c.Args().Slice()
-	if len(args) < 2 {
-		return usage("exec wants a container and a command")
-	}
 	keys, err := parseKeys(c.String("detach-keys"))
 	if err != nil {
 		return err

@@ -60,9 +60,6 @@ func (a *app) byteProgress(subject string) (func(image.Progress), func()) {
 }
 
 func (a *app) imagePull(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return usage("image pull wants one reference")
-	}
 	h, err := a.open()
 	if err != nil {
 		return err
@@ -81,9 +78,6 @@ func (a *app) imagePull(c *cli.Context) error {
 }
 
 func (a *app) imageLoad(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return usage("image load wants one file or folder")
-	}
 	h, err := a.open()
 	if err != nil {
 		return err
@@ -101,9 +95,6 @@ func (a *app) imageLoad(c *cli.Context) error {
 }
 
 func (a *app) imageImport(c *cli.Context) error {
-	if c.NArg() != 2 {
-		return usage("image import wants a tar and a reference")
-	}
 	h, err := a.open()
 	if err != nil {
 		return err
@@ -126,9 +117,6 @@ func (a *app) imageImport(c *cli.Context) error {
 }
 
 func (a *app) imageRemove(c *cli.Context) error {
-	if c.NArg() == 0 {
-		return usage("image rm wants references")
-	}
 	h, err := a.open()
 	if err != nil {
 		return err
@@ -207,9 +195,6 @@ func (a *app) kernelList(c *cli.Context) error {
 }
 
 func (a *app) kernelImport(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return usage("kernel import wants one path")
-	}
 	h, err := a.open()
 	if err != nil {
 		return err
@@ -225,9 +210,6 @@ func (a *app) kernelImport(c *cli.Context) error {
 }
 
 func (a *app) kernelRemove(c *cli.Context) error {
-	if c.NArg() == 0 {
-		return usage("kernel rm wants ids")
-	}
 	h, err := a.open()
 	if err != nil {
 		return err

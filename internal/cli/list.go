@@ -106,9 +106,6 @@ func (a *app) portCommand() *cli.Command {
 }
 
 func (a *app) port(c *cli.Context) error {
-	if c.NArg() < 1 || c.NArg() > 2 {
-		return usage("port wants the name of a container, and a port")
-	}
 	w, err := a.withName(c)
 	if err != nil {
 		return err

@@ -189,9 +189,6 @@ func (a *app) attachCommand() *cli.Command {
 }
 
 func (a *app) attachTo(c *cli.Context) error {
-	if c.NArg() != 1 {
-		return usage("attach wants the name of one container")
-	}
 	keys, err := parseKeys(c.String("detach-keys"))
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -139,24 +138,62 @@ func (a *app) workOn(loaded *spec.Loaded) (*work, error) {
 	return &work{house: h, Stack: s, desired: loaded.Stack}, nil
 }
 
-// withName opens a stack by its name alone where one is given and no file is,
-// so that a stack outlives its file.
+// withName opens a stack for a command that needs no declaration: its name and
+// its records are enough. A mistake in the stack file, or a file that is gone,
+// keeps nobody from seeing and stopping what was brought up.
 func (a *app) withName(c *cli.Context) (*work, error) {
-	name := c.String("name")
-	if name == "" || len(c.StringSlice("file")) > 0 {
-		w, err := a.withFile(c)
-		if err == nil || name == "" {
-			return w, err
-		}
-	}
-	if !regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`).MatchString(name) {
-		return nil, usage("%q is not the name of a stack", name)
+	o, err := a.loadOptions(c)
+	if err != nil {
+		return nil, err
 	}
 	h, err := a.open()
 	if err != nil {
 		return nil, err
 	}
-	return &work{house: h, Stack: &engine.Stack{Engine: h.engine, Name: name}}, nil
+	id := spec.Identity{Name: o.Name} // a name alone is a stack wherever its files are
+	switch {
+	case o.Name != "" && !instanceText.MatchString(o.Name):
+		return nil, usage("%q is not the name of a stack", o.Name)
+	case o.Name == "" || len(o.Files) > 0:
+		id = spec.Identify(o)
+	}
+	if id.Name == "" {
+		if id.Name, err = h.recordedIn(id.Dir); err != nil {
+			return nil, err
+		}
+	}
+	if id.Name == "" {
+		if _, err := a.loadAs(o); err != nil { // which says what is wrong
+			return nil, err
+		}
+		return nil, usage("the stack file does not tell the name of the stack")
+	}
+	return &work{house: h, Stack: &engine.Stack{Engine: h.engine, Name: id.Name, Dir: id.Dir, Files: id.Files}}, nil
+}
+
+// recordedIn returns the name of the stack that was brought up from files in dir
+// or the closest folder above it; "": there is none.
+func (h *house) recordedIn(dir string) (string, error) {
+	names, err := h.home.ListStacks()
+	if err != nil || dir == "" {
+		return "", err
+	}
+	in := map[string][]string{}
+	for _, name := range names {
+		if rec, err := h.home.ReadStack(name); err == nil { // one that cannot be read is none of this folder's, as far as anybody knows
+			in[rec.Dir] = append(in[rec.Dir], name)
+		}
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		switch here := in[dir]; {
+		case len(here) > 1:
+			return "", errs.WithHint(usage("stacks %s are from %s", strings.Join(here, " and "), dir), "name one with -n")
+		case len(here) == 1:
+			return here[0], nil
+		case dir == filepath.Dir(dir):
+			return "", nil
+		}
+	}
 }
 
 // refs are the images that the stack names.

@@ -56,10 +56,7 @@ var instanceText = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 func (a *app) run(c *cli.Context) error {
 	args := c.Args().Slice()
-	switch {
-	case len(args) == 0:
-		return usage("run wants a container")
-	case c.Bool("rm") && c.Bool("detach"):
+	if c.Bool("rm") && c.Bool("detach") {
 		return errs.WithHint(usage("--rm and -d exclude each other: nobody is there to remove it"), "vzcompose rm removes it afterwards")
 	}
 	keys, err := parseKeys(c.String("detach-keys"))

@@ -25,7 +25,7 @@ func (a *app) templateCommand() *cli.Command {
 		Name: "template", Usage: "saved machines that others are restored from",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list them", Flags: []cli.Flag{quietFlag(), formatFlag()}, Action: a.templateList},
-			{Name: "rm", Usage: "remove templates; they are made anew when they are needed", ArgsUsage: "ID…",
+			{Name: "rm", Usage: "remove templates; they are made anew when they are needed", ArgsUsage: "[ID…]",
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Usage: "all that are there"}}, Action: a.templateRemove},
 			{Name: "prewarm", Usage: "make what the stack's machines need; with N, have N of each wait", ArgsUsage: "[N]",
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "prepared", Usage: "also save machines that have the containers' images mounted, for their first start; with N, have such machines wait"}}, Action: a.templatePrewarm},
@@ -103,7 +103,7 @@ func (a *app) templatePrewarm(c *cli.Context) error {
 	waiting := 0
 	if c.NArg() > 0 {
 		n, err := strconv.Atoi(c.Args().First())
-		if err != nil || n < 1 || n > settings.MaxMachines || c.NArg() > 1 {
+		if err != nil || n < 1 || n > settings.MaxMachines {
 			return usage("template prewarm wants a number of 1 to %d, or none", settings.MaxMachines)
 		}
 		waiting = n

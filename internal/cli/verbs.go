@@ -257,9 +257,6 @@ func (a *app) waitCommand() *cli.Command {
 }
 
 func (a *app) wait(c *cli.Context) error {
-	if !c.Args().Present() {
-		return usage("wait wants the name of a container")
-	}
 	w, err := a.withName(c)
 	if err != nil {
 		return err
