@@ -38,9 +38,10 @@ type Cost func(planner.Step) (cpus float64, memory uint64)
 
 // Options of one execution.
 type Options struct {
-	// Drain, when it ends, lets what runs come to its end and begins nothing
-	// more: the first interrupt. nil: never. The context given to Execute is
-	// that of the steps themselves: the second.
+	// Drain, when it ends, begins nothing more: the first interrupt. Pulls,
+	// starts and waits that are under way end too, for they take back what they
+	// did and may last; what else runs comes to its end. nil: never. The context
+	// given to Execute is that of the steps themselves: the second.
 	Drain context.Context
 	// CleanUp is how long steps may take to return after the context given to
 	// Execute ended. One that takes longer fails, and is left behind. 0: for ever.
@@ -72,7 +73,7 @@ func BootCost(s planner.Step) (cpus float64, memory uint64) {
 // Outcome is what became of a step.
 type Outcome struct {
 	Step     planner.Step
-	Status   event.Status // Done, Failed or Skipped
+	Status   event.Status // Done, Failed, Skipped or Interrupted
 	Err      error        // why it failed
 	Because  int          // the step whose failure it was skipped for; 0: an interrupt
 	Duration time.Duration
@@ -101,6 +102,7 @@ func Execute(ctx context.Context, p *planner.Plan, r Runner, sink event.Sink, o 
 		o.Cost = BootCost
 	}
 	x := newExecution(ctx, p, r, sink, o)
+	defer x.release()
 	x.walk()
 	return Report{Outcomes: x.outcomes}, x.err()
 }
@@ -152,14 +154,14 @@ func (x *execution) interruptErr() error {
 	}
 	undone, failed := 0, false
 	for _, o := range x.outcomes {
-		if o.Status == event.Skipped && o.Because == 0 {
+		if o.Status == event.Interrupted || o.Status == event.Skipped && o.Because == 0 {
 			undone++
 		}
 		failed = failed || o.Status == event.Failed
 	}
 	switch {
 	case undone > 0:
-		return errs.New(errs.Canceled, "%w: %d of %d steps were not begun", x.interrupt, undone, len(x.outcomes))
+		return errs.New(errs.Canceled, "%w: %d of %d steps were not done", x.interrupt, undone, len(x.outcomes))
 	case failed && x.ctx.Err() != nil:
 		return errs.As(errs.Canceled, x.interrupt)
 	}

@@ -3,6 +3,7 @@ package executor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -25,8 +26,44 @@ func TestDrain(t *testing.T) {
 		if got := statuses(report); got != "done skipped(0) done skipped(0)" {
 			t.Errorf("got %s", got)
 		}
-		if !errors.Is(err, errInterrupt) || !errs.Is(err, errs.Canceled) || err.Error() != "interrupted: 2 of 4 steps were not begun" {
+		if !errors.Is(err, errInterrupt) || !errs.Is(err, errs.Canceled) || err.Error() != "interrupted: 2 of 4 steps were not done" {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A pull, a start and a wait end at the first interrupt; what cannot be taken
+// back comes to its end, and what went wrong with the taking back is a failure.
+func TestWhatYieldsEndsAtTheFirstInterrupt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		drain, end := context.WithCancelCause(t.Context())
+		time.AfterFunc(500*time.Millisecond, func() { end(errInterrupt) })
+		p := &planner.Plan{Stack: "s", Steps: []planner.Step{
+			{ID: 1, Op: planner.Pull{Ref: "a"}}, {ID: 2, Op: planner.Start{Target: planner.Target{Instance: "b-1"}}},
+			{ID: 3, Op: planner.Await{Target: planner.Target{Instance: "c-1"}}}, {ID: 4, Op: planner.Stop{Target: planner.Target{Instance: "d-1"}}},
+			{ID: 5, Op: planner.Start{Target: planner.Target{Instance: "e-1"}}},
+		}}
+		began := time.Now()
+		report, err := Execute(t.Context(), p, runner(func(ctx context.Context, s planner.Step, _ func(event.Progress)) error {
+			select {
+			case <-ctx.Done():
+				switch s.ID {
+				case 1:
+					return fmt.Errorf("pull: %w", context.Canceled)
+				case 5:
+					return errors.Join(context.Cause(ctx), errors.New("its disk is left"))
+				}
+				return fmt.Errorf("take back: %w", context.Cause(ctx))
+			case <-time.After(10 * time.Second):
+				return nil
+			}
+		}), nil, Options{Drain: drain})
+		if got := statuses(report); got != "interrupted interrupted interrupted done failed" || time.Since(began) != 10*time.Second {
+			t.Errorf("got %s after %s", got, time.Since(began))
+		}
+		want := "interrupted: 3 of 5 steps were not done\nstart container/e-1: interrupted\nits disk is left"
+		if err.Error() != want {
+			t.Errorf("got %q", err)
 		}
 	})
 }
@@ -61,8 +98,8 @@ func TestFailuresAroundAnInterrupt(t *testing.T) {
 		at   time.Duration
 		want []string
 	}{
-		{500 * time.Millisecond, []string{"interrupted: 1 of 3 steps were not begun", "start container/c-1: boom 1: boom"}},
-		{1500 * time.Millisecond, []string{"start container/c-1: boom 1: boom", "interrupted: 1 of 3 steps were not begun"}},
+		{500 * time.Millisecond, []string{"interrupted: 1 of 3 steps were not done", "start container/c-1: boom 1: boom"}},
+		{1500 * time.Millisecond, []string{"start container/c-1: boom 1: boom", "interrupted: 1 of 3 steps were not done"}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			drain, end := context.WithCancelCause(t.Context())
@@ -84,10 +121,12 @@ func TestFailuresAroundAnInterrupt(t *testing.T) {
 func TestKill(t *testing.T) {
 	for _, c := range []struct {
 		cleanUp, took time.Duration
-		stuck         string
+		want          string
+		errs          []string
 	}{
-		{0, 10 * time.Second, "start container/c-2: interrupted"},
-		{5 * time.Second, 6 * time.Second, "start container/c-2: did not end within 5s of being cancelled"},
+		{0, 10 * time.Second, "interrupted interrupted skipped(0)", []string{"interrupted: 3 of 3 steps were not done"}},
+		{5 * time.Second, 6 * time.Second, "interrupted failed skipped(0)",
+			[]string{"interrupted: 2 of 3 steps were not done", "start container/c-2: did not end within 5s of being cancelled"}},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, kill := context.WithCancelCause(t.Context())
@@ -108,11 +147,10 @@ func TestKill(t *testing.T) {
 				}
 			}, Options{CleanUp: c.cleanUp})
 			returned = true
-			if took := time.Since(began); took != c.took || statuses(report) != "failed failed skipped(0)" {
+			if took := time.Since(began); took != c.took || statuses(report) != c.want {
 				t.Errorf("took %s, %s", took, statuses(report))
 			}
-			want := []string{"interrupted: 1 of 3 steps were not begun", "start container/c-1: interrupted", c.stuck}
-			if got := strings.Split(err.Error(), "\n"); !slices.Equal(got, want) {
+			if got := strings.Split(err.Error(), "\n"); !slices.Equal(got, c.errs) {
 				t.Errorf("got %q", got)
 			}
 			(<-kept)(event.Progress{Phase: "too late"})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,6 +24,8 @@ const (
 // news, over and the plan, which do not change.
 type execution struct {
 	ctx    context.Context // of the steps
+	soft   context.Context // of those that end at the first interrupt
+	free   func()          // releases soft
 	plan   *planner.Plan
 	runner Runner
 	sink   event.Sink
@@ -36,7 +39,6 @@ type execution struct {
 	open      int   // steps without a final status
 	first     int   // the first that failed, -1 for none; stays so after an interrupt
 	interrupt error // why nothing more begins, where the user said so
-	halted    bool  // nothing more begins
 
 	news  chan news
 	over  chan struct{} // closed when nobody listens any more
@@ -79,7 +81,31 @@ func newExecution(ctx context.Context, p *planner.Plan, r Runner, sink event.Sin
 		x.steps[i].needs = x.gate.needs(s, o.Cost)
 	}
 	x.connect()
+	x.soften()
 	return x
+}
+
+// soften makes the context of steps that yield: it ends with either interrupt.
+func (x *execution) soften() {
+	soft, end := context.WithCancelCause(x.ctx)
+	x.soft, x.free = soft, func() { end(nil) }
+	if drain := x.o.Drain; drain != nil {
+		stop := context.AfterFunc(drain, func() { end(context.Cause(drain)) })
+		x.free = func() { stop(); end(nil) }
+	}
+}
+
+func (x *execution) release() { x.free() }
+
+// yields reports whether a step ends at the first interrupt. What it has done it
+// takes back; the user need not wait for a pull, a boot or a health check that
+// is of no use any more. A stop, or the making of a record, comes to its end.
+func yields(op planner.Op) bool {
+	switch op.(type) {
+	case planner.Pull, planner.Start, planner.Await:
+		return true
+	}
+	return false
 }
 
 // connect turns "waits for" round, in one array: the edges of step i are
@@ -201,7 +227,11 @@ func (x *execution) run(i int) {
 		}
 		x.send(end)
 	}()
-	end.err = x.runner.Run(x.ctx, x.plan.Steps[i], func(p event.Progress) { x.send(news{step: i, progress: p}) })
+	ctx := x.ctx
+	if yields(x.plan.Steps[i].Op) {
+		ctx = x.soft
+	}
+	end.err = x.runner.Run(ctx, x.plan.Steps[i], func(p event.Progress) { x.send(news{step: i, progress: p}) })
 }
 
 func (x *execution) send(n news) {
@@ -234,6 +264,10 @@ func (x *execution) finish(i int, err error) {
 		x.end(i, event.Event{Status: event.Done, Duration: o.Duration})
 		return
 	}
+	if x.interrupt != nil && taken(err, x.interrupt) {
+		x.end(i, event.Event{Status: event.Interrupted, Cause: x.interrupt.Error(), Duration: o.Duration})
+		return
+	}
 	o.Err = fmt.Errorf("%s: %w", words(o.Step), err)
 	counts := !o.Step.Optional
 	if counts && x.first < 0 && x.interrupt == nil {
@@ -253,9 +287,15 @@ func (x *execution) end(i int, last event.Event) {
 	todo := []int{i}
 	for ; len(todo) > 0; todo = todo[1:] {
 		from := &x.outcomes[todo[0]]
-		root := from.Because
-		if from.Status == event.Failed {
+		root, why := from.Because, ""
+		switch {
+		case from.Status == event.Failed:
 			root = from.Step.ID
+			fallthrough
+		case root > 0:
+			why = x.because(root - 1)
+		case x.interrupt != nil:
+			why = x.interrupt.Error()
 		}
 		for _, e := range x.edges[x.steps[todo[0]].users:x.steps[todo[0]+1].users] {
 			to := &x.outcomes[e.to]
@@ -266,11 +306,27 @@ func (x *execution) end(i int, last event.Event) {
 					x.enqueue(e.to)
 				}
 			default:
-				x.skip(e.to, root, x.because(root-1))
+				x.skip(e.to, root, why)
 				todo = append(todo, e.to)
 			}
 		}
 	}
+}
+
+// taken reports whether err says that a step was taken back for an interrupt,
+// and nothing else: what went wrong with the taking back is a failure.
+func taken(err, interrupt error) bool {
+	if err == interrupt || err == context.Canceled {
+		return true
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return taken(e.Unwrap(), interrupt)
+	case interface{ Unwrap() []error }:
+		all := e.Unwrap()
+		return len(all) > 0 && !slices.ContainsFunc(all, func(err error) bool { return !taken(err, interrupt) })
+	}
+	return false
 }
 
 func (x *execution) because(i int) string {
@@ -303,7 +359,6 @@ func (x *execution) interrupted(ctx context.Context) {
 
 // halt skips all that did not begin.
 func (x *execution) halt(root int, why string) {
-	x.halted = true
 	for i := range x.outcomes {
 		if s := x.outcomes[i].Status; s == event.Waiting {
 			x.skip(i, root, why)

@@ -216,7 +216,7 @@ func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, er
 	if err != nil {
 		return shimproto.Status{}, err
 	}
-	return shimproto.Status{State: i.State, Cause: i.Cause, Exit: i.Exit, Health: i.Health, Restarts: i.Restarts, Started: i.Started, Finished: i.Finished, Boots: i.Boots, PID: i.PID}, nil
+	return statusOf(i), nil
 }
 
 // dial connects to the shim of an instance. One that holds its lock but cannot

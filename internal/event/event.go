@@ -9,15 +9,16 @@ type Status string
 
 // The statuses. Waiting, Running are passed through; one of the others ends.
 const (
-	Waiting Status = "waiting"
-	Running Status = "running"
-	Done    Status = "done"
-	Failed  Status = "failed"
-	Skipped Status = "skipped"
+	Waiting     Status = "waiting"
+	Running     Status = "running"
+	Done        Status = "done"
+	Failed      Status = "failed"
+	Skipped     Status = "skipped"     // it was not begun
+	Interrupted Status = "interrupted" // it was begun, and taken back because the user asked to
 )
 
 // Final reports whether nothing follows for this step.
-func (s Status) Final() bool { return s == Done || s == Failed || s == Skipped }
+func (s Status) Final() bool { return s == Done || s == Failed || s == Skipped || s == Interrupted }
 
 // Event is one piece of news about one step.
 type Event struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -20,11 +21,16 @@ type Entry struct {
 	Record
 }
 
-// Merged reads several logs as one, by time. It belongs to one goroutine.
+// Merged reads several logs as one, by time. It belongs to one goroutine, but
+// for Do.
 type Merged struct {
 	sources []*source     // that may still have something
-	readers []*Reader     // all, to close
 	wake    chan struct{} // of all readers that follow
+	open    bool          // Next waits for sources that are still to come
+	due     []func()      // asked for by Do, and taken from asked
+
+	mu    sync.Mutex // guards asked
+	asked []func()
 }
 
 type source struct {
@@ -38,21 +44,70 @@ type source struct {
 func Merge(sources ...Source) *Merged {
 	m := &Merged{wake: make(chan struct{}, 1)}
 	for _, s := range sources {
-		m.sources = append(m.sources, &source{Source: s})
-		m.readers = append(m.readers, s.Reader)
-		if s.Reader.sub != nil {
-			s.Reader.sub.wake.Store(&m.wake)
-		}
+		m.Add(s)
 	}
 	return m
+}
+
+// MergeOpen returns a merge without sources whose Next waits for some until
+// Finish. Sources come and go by functions that are given to Do.
+func MergeOpen() *Merged { return &Merged{wake: make(chan struct{}, 1), open: true} }
+
+// Add takes one more reader over. It is for the merge's goroutine. A source of
+// that name that is there already is closed: its log was removed.
+func (m *Merged) Add(s Source) {
+	m.sources = slices.DeleteFunc(m.sources, func(old *source) bool {
+		if m.open && old.Name == s.Name {
+			_ = old.Reader.Close() // it only read
+			return true
+		}
+		return false
+	})
+	m.sources = append(m.sources, &source{Source: s})
+	if s.Reader.sub != nil {
+		s.Reader.sub.wake.Store(&m.wake)
+	}
+}
+
+// Finish has Next return io.EOF. It is for the merge's goroutine.
+func (m *Merged) Finish() { m.open = false }
+
+// Do has the merge's goroutine call fn in Next, once it has returned all that
+// was written before the call of Do. Any goroutine may call it. What is still
+// to be done when the merge is closed is not done.
+func (m *Merged) Do(fn func()) {
+	m.mu.Lock()
+	m.asked = append(m.asked, fn)
+	m.mu.Unlock()
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takeAsked takes what Do was asked for. Every source is looked at once more
+// then: what was written may not have been told yet.
+func (m *Merged) takeAsked() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.asked) == 0 {
+		return
+	}
+	m.due, m.asked = append(m.due, m.asked...), nil
+	for _, s := range m.sources {
+		if s.Reader.sub != nil {
+			s.Reader.sub.dirty.Store(true)
+		}
+	}
 }
 
 // Close closes the readers.
 func (m *Merged) Close() error {
 	var all []error
-	for _, r := range m.readers {
-		all = append(all, r.Close())
+	for _, s := range m.sources {
+		all = append(all, s.Reader.Close())
 	}
+	m.sources = nil
 	return errors.Join(all...)
 }
 
@@ -61,16 +116,23 @@ func (m *Merged) Close() error {
 // and a *DroppedError, and is left out after any other.
 func (m *Merged) Next(ctx context.Context) (Entry, error) {
 	for {
+		m.takeAsked()
 		if name, err := m.fill(ctx); err != nil {
 			return Entry{Name: name}, err
-		}
-		if len(m.sources) == 0 {
-			return Entry{}, io.EOF
 		}
 		if s := m.first(); s != nil {
 			e := Entry{Name: s.Name, Record: *s.head}
 			s.head = nil
 			return e, nil
+		}
+		if len(m.due) > 0 {
+			fn := m.due[0]
+			m.due = m.due[1:]
+			fn()
+			continue
+		}
+		if len(m.sources) == 0 && !m.open {
+			return Entry{}, io.EOF
 		}
 		if err := wait(ctx, m.wake, m.until()); err != nil {
 			return Entry{}, err
@@ -96,6 +158,7 @@ func (m *Merged) fill(ctx context.Context) (string, error) {
 			continue
 		}
 		if ctx.Err() == nil && !passing(err) {
+			_ = s.Reader.Close() // it only read
 			m.sources = slices.Delete(m.sources, i, i+1)
 		}
 		if err != io.EOF {

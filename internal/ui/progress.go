@@ -2,6 +2,7 @@ package ui
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/event"
@@ -179,10 +180,12 @@ func plainText(e event.Event) string {
 		return "failed: " + visible(e.Err.Error())
 	case e.Status == event.Failed:
 		return "failed"
-	case e.Status == event.Skipped && e.Cause != "":
-		return "skipped (" + because(e.Cause) + ")"
+	case e.Status == event.Skipped && !strings.HasPrefix(e.Cause, "because "):
+		return "" // an interrupt: the summary counts what was not begun
 	case e.Status == event.Skipped:
-		return "skipped"
+		return "skipped (" + because(e.Cause) + ")"
+	case e.Status == event.Interrupted:
+		return "interrupted"
 	case e.Status == event.Running && e.Phase != "":
 		return visible(e.Phase)
 	case e.Status == event.Running:
@@ -197,7 +200,7 @@ func colorOf(s event.Status) string {
 		return sgrGreen
 	case event.Failed:
 		return sgrRed
-	case event.Skipped:
+	case event.Skipped, event.Interrupted:
 		return sgrYellow
 	}
 	return ""

@@ -16,7 +16,7 @@ type Summary struct {
 	Outcomes []Outcome
 	// Said is what the failed ones said last.
 	Said []Said
-	// Err is told where no step failed: an interrupt.
+	// Err is told where no outcome tells why.
 	Err error
 }
 
@@ -56,9 +56,20 @@ func (u *UI) Summary(s Summary) {
 		}
 	}
 	u.errText(b.String())
-	if len(failed) == 0 && s.Err != nil {
+	if s.unexplained() {
 		u.Error(s.Err)
 	}
+}
+
+// unexplained reports whether Err tells more than the outcomes do: an interrupt
+// is told by what was interrupted and not begun.
+func (s Summary) unexplained() bool {
+	return s.Err != nil && len(s.failures()) == 0 && !slices.ContainsFunc(s.Outcomes, Outcome.undone)
+}
+
+// undone reports whether an interrupt kept a step from being done.
+func (o Outcome) undone() bool {
+	return o.Status == event.Interrupted || o.Status == event.Skipped && o.Because == 0
 }
 
 func (s Summary) failures() []Outcome {
@@ -101,6 +112,20 @@ type fate struct {
 	name   string
 	status event.Status
 	word   string // what was done
+	undone bool   // for an interrupt
+}
+
+// weight orders what a subject is known by: its steps may have come to several.
+func weight(s event.Status) int {
+	switch s {
+	case event.Failed:
+		return 3
+	case event.Interrupted:
+		return 2
+	case event.Skipped:
+		return 1
+	}
+	return 0
 }
 
 // fates answers what became of each instance; where the plan has none, of each
@@ -119,8 +144,10 @@ func (s Summary) fates() []*fate {
 		_, wait := o.Step.Op.(planner.Await)
 		_, word := wordsOf(o.Step.Op.Verb())
 		switch {
-		case o.Status == event.Failed, o.Status == event.Skipped && f.status != event.Failed:
-			f.status = o.Status
+		case weight(o.Status) > 0:
+			if weight(o.Status) > weight(f.status) {
+				f.status, f.undone = o.Status, o.undone()
+			}
 		case f.status == "" || f.status == event.Done && !(wait && f.word != ""):
 			f.status, f.word = o.Status, word
 		}
@@ -140,15 +167,21 @@ func (s Summary) fates() []*fate {
 // tally is the line on the whole.
 func (s Summary) tally() string {
 	var parts, failed []string
-	var skipped int
+	var skipped, interrupted, unbegun int
 	done := map[string]int{}
 	var words []string
 	for _, f := range s.fates() {
 		switch f.status {
 		case event.Failed:
 			failed = append(failed, f.name)
+		case event.Interrupted:
+			interrupted++
 		case event.Skipped:
-			skipped++
+			if f.undone {
+				unbegun++
+			} else {
+				skipped++
+			}
 		default:
 			if done[f.word]++; done[f.word] == 1 {
 				words = append(words, f.word)
@@ -161,6 +194,12 @@ func (s Summary) tally() string {
 	if len(failed) > 0 {
 		parts = append(parts, fmt.Sprintf("%d failed", len(failed)))
 	}
+	if interrupted > 0 {
+		parts = append(parts, fmt.Sprintf("%d interrupted", interrupted))
+	}
+	if unbegun > 0 {
+		parts = append(parts, fmt.Sprintf("%d not begun", unbegun))
+	}
 	if skipped > 0 {
 		parts = append(parts, fmt.Sprintf("%d skipped%s", skipped, s.why()))
 	}
@@ -170,17 +209,11 @@ func (s Summary) tally() string {
 	return strings.Join(parts, ", ")
 }
 
-// why says in brackets what made steps be skipped: at most three failures, or
-// the interrupt.
+// why says in brackets what made steps be skipped: at most three failures.
 func (s Summary) why() string {
 	var causes []string
-	interrupted := false
 	for _, o := range s.Outcomes {
-		if o.Status != event.Skipped {
-			continue
-		}
-		if o.Because < 1 || o.Because > len(s.Outcomes) {
-			interrupted = true
+		if o.Status != event.Skipped || o.Because < 1 || o.Because > len(s.Outcomes) {
 			continue
 		}
 		name := subjectName(s.Outcomes[o.Because-1].Step.Op.Subject())
@@ -192,13 +225,10 @@ func (s Summary) why() string {
 	if n := len(causes); n > most {
 		causes = append(causes[:most], fmt.Sprintf("%d more", n-most))
 	}
-	switch {
-	case len(causes) > 0:
-		return " (because " + strings.Join(causes, ", ") + " failed)"
-	case interrupted && s.Err != nil && len(s.failures()) == 0:
-		return " (" + visible(s.Err.Error()) + ")"
+	if len(causes) == 0 {
+		return ""
 	}
-	return ""
+	return " (because " + strings.Join(causes, ", ") + " failed)"
 }
 
 // summaryJSON writes the whole, then each failure, as an object a line.
@@ -226,7 +256,7 @@ func (u *UI) summaryJSON(s Summary) {
 		}
 		u.errJSON(line)
 	}
-	if len(s.failures()) == 0 && s.Err != nil {
+	if s.unexplained() {
 		u.Error(s.Err)
 	}
 }

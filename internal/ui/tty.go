@@ -86,6 +86,9 @@ func (l *live) final(r *row, e event.Event) {
 	}
 	r.ended = true
 	l.ended++
+	if text == "" {
+		return
+	}
 	line := pad(r.name, l.names) + "  " + l.u.paint(colorOf(e.Status), text)
 	if !r.began.IsZero() {
 		line += "  " + l.u.paint(sgrDim, seconds(e.Time.Sub(r.began)))

@@ -222,9 +222,10 @@ error: start container/db-1: the machine ended
 	interrupted := Summary{Err: errors.New("interrupted"), Outcomes: []Outcome{
 		{Step: planner.Step{ID: 1, Op: planner.Start{Target: target("a-1")}}, Status: event.Done},
 		{Step: planner.Step{ID: 2, Op: planner.Await{Target: target("a-1"), Condition: "healthy"}}, Status: event.Done},
-		{Step: planner.Step{ID: 3, Op: planner.Start{Target: target("b-1")}}, Status: event.Skipped}}}
+		{Step: planner.Step{ID: 3, Op: planner.Start{Target: target("b-1")}}, Status: event.Skipped},
+		{Step: planner.Step{ID: 4, Op: planner.Start{Target: target("c-1")}}, Status: event.Interrupted}}}
 	c.ui("plain", false, false).Summary(interrupted)
-	expect(t, c.err.String(), "1 started, 1 skipped (interrupted)\nerror: interrupted\n")
+	expect(t, c.err.String(), "1 started, 1 interrupted, 1 not begun\n")
 	c.err.Reset()
 	c.ui("quiet", false, false).Summary(failedRun())
 	if got := c.err.String(); !strings.HasPrefix(got, "error: start container/db-1") {
