@@ -310,7 +310,7 @@ func (a *arrangement) addAwait(ch *change, condition spec.Condition) {
 		after = []int{id}
 	}
 	w.id = a.plan.add(Step{
-		Op: Await{ch.Target, condition}, After: after, Optional: !w.required,
+		Op: Await{Target: ch.Target, Condition: condition}, After: after, Optional: !w.required,
 		Cause: fmt.Sprintf("%s %s for it", list(w.by), verb),
 	})
 }

@@ -13,7 +13,7 @@ func TestJSON(t *testing.T) {
 	web := Target{"web", "web-1", 1}
 	for _, op := range []Op{
 		Pull{"busybox", "missing"}, CreateVolume{"data", 1024}, RemoveVolume{"data"},
-		Stop{web, true}, Remove{web}, Start{web, 0.5, 128 * mib}, Await{web, spec.ConditionHealthy},
+		Stop{web, true}, Remove{web}, Start{web, 0.5, 128 * mib}, Await{Target: web, Condition: spec.ConditionHealthy},
 	} {
 		p.add(Step{Op: op, Cause: "why"})
 	}

@@ -34,6 +34,10 @@ type Target struct {
 	Index     int    // from 1; 0: a one-off, which no declaration counts
 }
 
+// CondUp is true of an instance that is healthy, or runs where it has no health
+// check. No stack file names it: it is what up --wait waits for.
+const CondUp spec.Condition = "up"
+
 // The operations.
 type (
 	// Pull makes an image available locally: pulled where it is missing (or
@@ -87,6 +91,7 @@ type (
 	Await struct {
 		Target
 		Condition spec.Condition
+		Ends      bool // that it has exited with 0 is as good: of CondUp
 	}
 	// Stop ends the process, then the machine. The record stays. It joins a
 	// stop that is under way.

@@ -80,14 +80,7 @@ type app struct {
 
 // exit says what is left to say of err, and answers the status.
 func (a *app) exit(err error) int {
-	var st status
-	var findings diag.Findings
-	switch {
-	case err == nil:
-		return exitDone
-	case errors.As(err, &st):
-		return int(st)
-	case errors.Is(err, syscall.EPIPE):
+	if err == nil {
 		return exitDone
 	}
 	view := a.view
@@ -95,7 +88,31 @@ func (a *app) exit(err error) int {
 		view = a.newView("plain", true)
 	}
 	defer view.Close()
-	if errors.As(err, &findings) {
+	code := explain(view, err)
+	var left leftRunning
+	if errors.As(err, &left) {
+		view.Notef("%s", left.what)
+	}
+	return code
+}
+
+// explain shows err, where it has not been shown yet, and returns the status
+// that it stands for.
+func explain(view *ui.UI, err error) int {
+	var st status
+	var late interrupted
+	var findings diag.Findings
+	switch {
+	case errors.As(err, &late):
+		view.Error(late.error)
+		return exitInterrupted
+	case errors.As(err, &st):
+		return int(st)
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	case errors.Is(err, syscall.EPIPE):
+		return exitDone
+	case errors.As(err, &findings):
 		view.Findings(findings)
 		return exitUsage
 	}
@@ -104,6 +121,20 @@ func (a *app) exit(err error) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// interrupted is what went wrong after the user asked to stop.
+type interrupted struct{ error }
+
+func (e interrupted) Unwrap() error { return e.error }
+
+// afterInterrupt is the error of a command that the user has interrupted: err is
+// what went wrong with its ending, or nil.
+func afterInterrupt(err error) error {
+	if err == nil {
+		return status(exitInterrupted)
+	}
+	return interrupted{err}
 }
 
 // usage makes an error of how a command was called.

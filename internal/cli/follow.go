@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -85,157 +84,88 @@ func (u afterUp) shows(container string) bool {
 
 // aborts reports whether an end is one that ends the stack. That of one whose
 // work others wait for is not, once it is done.
-func (u afterUp) aborts(container string, st shimproto.Status) bool {
+func (u afterUp) aborts(i state.Instance, st shimproto.Status) bool {
 	failed := st.Exit == nil || st.Exit.Code != 0
-	return failed && u.abort != never || u.abort == onExit && !u.awaited[container]
+	return failed && u.abort != never || u.abort == onExit && !u.awaited[i.Container]
 }
 
 // awaitUp waits until the instances that names mean, or where there are none all
-// that are declared, run or are healthy.
-func (a *app) awaitUp(stop *interrupt, w *work, u afterUp, names []string) error {
+// that are declared, are up, and shows what it waits for.
+func (a *app) awaitUp(c *cli.Context, stop *interrupt, w *work, limit time.Duration, names []string) error {
 	world, err := w.Observe(stop.kill, nil)
 	if err != nil {
 		return err
 	}
-	ctx := stop.drain
-	if u.limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, u.limit, errs.New(errs.DeadlineExceeded, "it is neither running nor healthy within %s", u.limit))
-		defer cancel()
+	plan := planner.AwaitUp(w.desired, world, names)
+	w.WaitLimit = limit
+	if _, err := a.execute(c, w, stop, plan); err != nil {
+		return err
 	}
-	failed := make(map[string]error, len(world.Instances))
-	var mu sync.Mutex // guards failed
-	var all sync.WaitGroup
-	for _, i := range world.Instances {
-		_, declared := w.desired.Containers[i.Container]
-		if i.Index == 0 || !declared || len(names) > 0 && !slices.Contains(names, i.Container) && !slices.Contains(names, i.Name) {
-			continue
-		}
-		all.Go(func() {
-			st, err := w.AwaitUp(ctx, i.Name)
-			if err == nil {
-				err = u.notUp(i.Container, st)
+	if world, err = w.Observe(stop.kill, nil); err != nil { // what was up may have ended while others were waited for
+		return err
+	}
+	var failed []error
+	for _, s := range plan.Steps {
+		op := s.Op.(planner.Await)
+		for _, i := range world.Instances {
+			if i.Name != op.Instance {
+				continue
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			failed[i.Name] = err
-		})
-	}
-	all.Wait()
-	if stop.asked() {
-		return status(exitInterrupted)
-	}
-	if world, err = w.Observe(stop.kill, nil); err != nil { // what ran may have ended while others were waited for
-		return err
-	}
-	var told []error
-	for _, i := range world.Instances {
-		err, meant := failed[i.Name]
-		if meant && err == nil {
-			err = u.notUp(i.Container, shimproto.Status{State: i.State, Health: i.Health, Cause: i.Cause, Exit: i.Exit})
-		}
-		if err != nil {
-			told = append(told, fmt.Errorf("%s: %w", i.Name, err))
+			if err := engine.NotUp(engine.StatusOf(i), op.Ends); err != nil {
+				failed = append(failed, fmt.Errorf("%s: %w", i.Name, err))
+			}
 		}
 	}
-	return errors.Join(told...)
+	return errors.Join(failed...)
 }
 
-// notUp is engine.NotUp, but for what has done the work that others wait for.
-func (u afterUp) notUp(container string, st shimproto.Status) error {
-	if st.State == lifecycle.Stopped && st.Exit != nil && st.Exit.Code == 0 && u.awaited[container] {
-		return nil
-	}
-	return engine.NotUp(st)
-}
+// lastLook is how long the last lines of a stack that has ended may take to be
+// shown.
+const lastLook = 5 * time.Second
 
-// attach follows the logs until every instance has ended, one has ended that
-// aborts, or the user asks to stop: then what this command started is stopped.
-func (a *app) attach(c *cli.Context, w *work, stop *interrupt, u afterUp, mine []string, began time.Time) error {
-	world, err := w.Observe(stop.kill, nil)
-	if err != nil {
+// attach shows the logs until every container that is meant has ended, one has
+// ended that aborts, or the user asks to stop: then they are stopped.
+func (a *app) attach(c *cli.Context, w *work, stop *interrupt, u afterUp, counts func(state.Instance) bool, began time.Time) error {
+	f := following{a: a, w: w, counts: counts, aborts: u.aborts, announce: began,
+		shows: func(i state.Instance) bool { return counts(i) && u.shows(i.Container) },
+		o:     logOptions{follow: true, tail: logs.All, since: began, timestamps: c.Bool("timestamps"), noPrefix: c.Bool("no-log-prefix")}}
+	if err := f.begin(c.Context); err != nil {
 		return err
 	}
-	var shown, watched []state.Instance
-	for _, i := range world.Instances {
-		if i.Index == 0 {
-			continue // somebody's run
-		}
-		if u.shows(i.Container) {
-			shown = append(shown, i)
-		}
-		if i.State.Live() || slices.Contains(mine, i.Name) {
-			watched = append(watched, i)
-		}
-	}
-	var code int
-	var stopErr error
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		code, stopErr = a.untilTheEnd(c, w, stop, u, watched)
-	}()
-	o := logOptions{follow: true, tail: logs.All, since: began, timestamps: c.Bool("timestamps"), noPrefix: c.Bool("no-log-prefix")}
-	if err = a.showLogs(stop.drain, w, shown, o); err != nil && !stop.asked() {
-		return err
-	}
-	<-ended
-	switch {
-	case stopErr != nil:
-		return stopErr
-	case !stop.asked() && code != 0:
-		return status(code)
-	case !stop.asked():
-		return nil
-	}
-	a.view.Notef("stopping; once more to kill")
-	if err := a.stopInstances(c, w, stop, mine); err != nil {
-		return err
-	}
-	return status(exitInterrupted)
-}
-
-// untilTheEnd waits until the instances have ended, or one has in a way that
-// aborts: then all are stopped. It answers the status of it all.
-func (a *app) untilTheEnd(c *cli.Context, w *work, stop *interrupt, u afterUp, all []state.Instance) (int, error) {
-	ctx, cancel := context.WithCancel(stop.drain)
-	defer cancel()
-	type end struct {
-		of  state.Instance
-		st  shimproto.Status
-		err error
-	}
-	ends := make(chan end, len(all))
-	for _, i := range all {
-		go func() {
-			st, err := w.AwaitEnd(ctx, i.Name)
-			ends <- end{i, st, err}
-		}()
-	}
+	defer func() { _ = f.end(0) }() // what went wrong with it has been returned
 	code := 0
-	for range all {
-		e := <-ends
-		if e.err != nil || stop.asked() || !u.aborts(e.of.Container, e.st) {
-			continue // removed meanwhile, or it does not matter
+	select {
+	case <-f.done:
+		if f.err != nil {
+			return f.err
 		}
+	case <-stop.drain.Done():
+		f.hush()
+		return afterInterrupt(errors.Join(a.stopMeant(c, w, stop, counts), f.end(lastLook)))
+	case e := <-f.abort:
 		code = exitFailed
 		if e.st.Exit != nil {
 			code = e.st.Exit.Code
 		}
-		a.view.Notef("%s has ended: the stack is stopped", e.of.Name)
-		var others []string
-		for _, i := range all {
-			others = append(others, i.Name)
+		f.hush()
+		a.view.Notef("the stack is stopped")
+		if err := errors.Join(a.stopMeant(c, w, stop, counts), f.end(lastLook)); err != nil {
+			return err
 		}
-		if err := a.stopInstances(c, w, stop, others); err != nil {
-			return code, err
+	}
+	if stop.asked() {
+		return status(exitInterrupted)
+	}
+	if u.statusOf != "" {
+		var err error
+		if code, err = w.exitOf(c.Context, u.statusOf); err != nil {
+			return err
 		}
-		break
 	}
-	if u.statusOf == "" || stop.asked() {
-		return code, nil
+	if code != 0 {
+		return status(code)
 	}
-	return w.exitOf(c.Context, u.statusOf)
+	return nil
 }
 
 // exitOf answers the status of the first instance of a container.
@@ -254,13 +184,10 @@ func (w *work) exitOf(ctx context.Context, container string) (int, error) {
 	return i.Exit.Code, nil
 }
 
-// giveUp stops what an up has started that has failed with err.
-func (a *app) giveUp(c *cli.Context, w *work, stop *interrupt, u afterUp, mine []string, err error) error {
-	if len(mine) == 0 {
-		return err
-	}
+// giveUp stops the containers that are meant by an up that has failed with err.
+func (a *app) giveUp(c *cli.Context, w *work, stop *interrupt, u afterUp, counts func(state.Instance) bool, err error) error {
 	a.view.Notef("the stack is stopped")
-	if serr := a.stopInstances(c, w, stop, mine); serr != nil {
+	if serr := a.stopMeant(c, w, stop, counts); serr != nil {
 		return errors.Join(err, serr)
 	}
 	if u.statusOf == "" {
@@ -272,38 +199,71 @@ func (a *app) giveUp(c *cli.Context, w *work, stop *interrupt, u afterUp, mine [
 	return err
 }
 
-// stopInstances stops what an attached up had started.
-func (a *app) stopInstances(c *cli.Context, w *work, stop *interrupt, names []string) error {
-	again := newInterrupt(c.Context)
-	defer again.release()
-	stop.release()
-	lock, err := w.house.home.LockStack(again.drain, w.Name, nil)
+// stopMeant stops the instances that are meant, and shows it. Where the user has
+// asked to stop already, asking again kills; else asking does.
+func (a *app) stopMeant(c *cli.Context, w *work, stop *interrupt, meant func(state.Instance) bool) error {
+	killed := stop.drain
+	if stop.asked() {
+		killed = stop.kill
+		a.view.Notef("stopping; once more to kill")
+	}
+	lock, err := w.house.home.LockStack(killed, w.Name, func() {
+		a.view.Notef("waiting for another vzcompose that works on stack %s", w.Name)
+	})
 	if err != nil {
-		return err
+		return a.left(w, meant, err)
 	}
 	defer lock.Release()
-	world, err := w.observe(c.Context)
+	world, err := w.Observe(c.Context, nil)
 	if err != nil {
-		return err
+		return a.left(w, meant, err)
 	}
-	world.Instances = slices.DeleteFunc(world.Instances, func(i state.Instance) bool { return !slices.Contains(names, i.Name) })
+	world.Instances = slices.DeleteFunc(world.Instances, func(i state.Instance) bool { return !meant(i) })
 	plan, err := planner.StopAll(world, nil)
 	if err != nil || plan.Empty() {
 		return err
 	}
-	// From here the first interrupt kills.
-	kill := context.AfterFunc(again.drain, func() {
+	stopKill := context.AfterFunc(killed, func() {
+		a.view.Notef("killing")
 		now := time.Duration(0)
-		for _, name := range names {
-			go func() { _ = w.Stop(c.Context, name, &now) }() // the plan's own stop tells how it went
+		for _, i := range world.Instances {
+			go func() { _ = w.Stop(c.Context, i.Name, &now) }() // the plan's own stop tells how it went
 		}
 	})
-	defer kill()
+	defer stopKill()
 	progress := a.view.Progress(plan)
-	_, err = executor.Execute(again.kill, plan, w.Stack, progress.Sink(), executor.Options{CleanUp: cleanUp})
+	_, err = executor.Execute(c.Context, plan, w.Stack, progress.Sink(), executor.Options{})
 	progress.Close()
 	if err != nil {
-		return fmt.Errorf("stop the stack: %w", err)
+		return a.left(w, meant, fmt.Errorf("stop the stack: %w", err))
 	}
 	return nil
 }
+
+// left says which of the instances that are meant still run, and how to end
+// them: nothing is left running without a word. It returns err.
+func (a *app) left(w *work, meant func(state.Instance) bool, err error) error {
+	world, oerr := w.Observe(context.Background(), nil) // each look at a shim has its limit
+	if oerr != nil {
+		return errors.Join(err, oerr)
+	}
+	var names []string
+	for _, i := range world.Instances {
+		if i.State.Live() && meant(i) {
+			names = append(names, i.Name)
+		}
+	}
+	if len(names) == 0 {
+		return err
+	}
+	return leftRunning{err, fmt.Sprintf("still running: %s; vzcompose -n %s down ends them", strings.Join(names, ", "), w.Name)}
+}
+
+// leftRunning is an error after which something still runs. Main says what in
+// the last line.
+type leftRunning struct {
+	error
+	what string
+}
+
+func (e leftRunning) Unwrap() error { return e.error }

@@ -2,8 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
-	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,7 +12,6 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/logs"
 	"github.com/vzcompose/vzcompose/internal/state"
-	"github.com/vzcompose/vzcompose/internal/ui"
 )
 
 func (a *app) logsCommand() *cli.Command {
@@ -109,30 +107,37 @@ func (a *app) logs(c *cli.Context) error {
 		}
 		picked = only
 	}
-	err = a.showLogs(stop.drain, w, picked, o)
+	if o.follow {
+		f := following{a: a, w: w, o: o, shows: meantBy(c), counts: meantBy(c)}
+		err = f.begin(stop.drain)
+		if err == nil {
+			<-f.done
+			err = f.err
+		}
+	} else {
+		err = a.showLogs(stop.drain, w, picked, o)
+	}
 	if stop.asked() {
 		return status(exitInterrupted)
 	}
 	return err
 }
 
-// showLogs shows the logs of instances, merged by time; following, until all
-// have ended or ctx does.
-func (a *app) showLogs(ctx context.Context, w *work, picked []state.Instance, o logOptions) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var watch *logs.Watch
-	if o.follow {
-		var err error
-		if watch, err = logs.NewWatch(); err != nil {
-			return err
-		}
-		defer watch.Close()
+// meantBy reports whether the arguments and --index mean an instance, also one
+// that comes later.
+func meantBy(c *cli.Context) func(state.Instance) bool {
+	names, index := c.Args().Slice(), c.Int("index")
+	return func(i state.Instance) bool {
+		return (len(names) == 0 || slices.Contains(names, i.Container) || slices.Contains(names, i.Name)) && (index == 0 || i.Index == index)
 	}
+}
+
+// showLogs shows what the logs of instances have, merged by time.
+func (a *app) showLogs(ctx context.Context, w *work, picked []state.Instance, o logOptions) error {
 	var sources []logs.Source
 	var names []string
 	for _, i := range picked {
-		r, err := w.openLog(ctx, i, o, watch)
+		r, err := w.openLog(i.Name, o, nil)
 		if errs.Is(err, errs.NotFound) {
 			continue // removed meanwhile
 		}
@@ -145,43 +150,17 @@ func (a *app) showLogs(ctx context.Context, w *work, picked []state.Instance, o 
 	}
 	merged := logs.Merge(sources...)
 	defer merged.Close()
-	out := a.view.Logs(ui.LogOptions{Names: names, Timestamps: o.timestamps, NoPrefix: o.noPrefix, JSON: o.json})
-	defer out.Close()
-	for {
-		e, err := merged.Next(ctx)
-		var corrupt *logs.CorruptError
-		var dropped *logs.DroppedError
-		switch {
-		case errors.Is(err, io.EOF), ctx.Err() != nil:
-			return nil
-		case errors.As(err, &corrupt), errors.As(err, &dropped):
-			a.view.Warnf("log of %s: %v", e.Name, err)
-		case err != nil:
-			return err
-		default:
-			if err := out.Write(e); err != nil {
-				return err
-			}
-		}
-	}
+	return a.printLogs(ctx, merged, names, o)
 }
 
-// openLog opens one instance's log; followed, until the instance has ended.
-func (w *work) openLog(ctx context.Context, i state.Instance, o logOptions, watch *logs.Watch) (*logs.Reader, error) {
-	dir, err := w.logDir(i.Name)
+// openLog opens one instance's log. With follow, watch tells of what is written.
+func (w *work) openLog(name string, o logOptions, watch *logs.Watch) (*logs.Reader, error) {
+	dir, err := w.logDir(name)
 	if err != nil {
 		return nil, err
 	}
-	ro := logs.ReadOptions{Since: o.since, Until: o.until, Tail: o.tail, Streams: o.streams, Boot: o.boot, Follow: o.follow, Watch: watch}
-	if o.follow {
-		ended := make(chan struct{})
-		go func() {
-			_, _ = w.AwaitEnd(ctx, i.Name) // whatever it answers, no more is to come
-			close(ended)
-		}()
-		ro.Ended = ended
-	}
-	return logs.OpenReader(dir, ro)
+	return logs.OpenReader(dir, logs.ReadOptions{Since: o.since, Until: o.until, Tail: o.tail, Streams: o.streams, Boot: o.boot,
+		Follow: o.follow, Watch: watch})
 }
 
 // shortID is what people need of a digest.

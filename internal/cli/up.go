@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"os/signal"
 	"runtime"
@@ -108,34 +109,65 @@ func (a *app) up(c *cli.Context) error {
 	began := time.Now()
 	stop := newInterrupt(c.Context)
 	defer stop.release()
+	w.Kill = stop.kill
+	meant := reach(w.desired, c.Args().Slice(), opts.NoDeps)
+	counts := func(i state.Instance) bool { return i.Index > 0 && meant[i.Container] }
+	attached := !then.wait && !c.Bool("detach") && !c.Bool("no-start")
 	report, plan, err := a.converge(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
 		return planner.Up(w.desired, world, opts)
 	})
 	switch {
 	case c.Bool("dry-run"):
 		return err
-	case err != nil && then.abort != never && !stop.asked():
-		return a.giveUp(c, w, stop, then, started(plan, report), err)
+	case stop.asked() && attached && plan != nil:
+		return afterInterrupt(a.stopMeant(c, w, stop, counts))
+	case stop.asked():
+		return a.left(w, counts, status(exitInterrupted))
+	case err != nil && then.abort != never && len(started(plan, report)) > 0:
+		return a.giveUp(c, w, stop, then, counts, err)
+	case err != nil && plan != nil:
+		return a.left(w, counts, err)
 	case err != nil:
 		return err
-	case stop.asked():
-		return status(exitInterrupted)
 	}
 	if err := a.refill(c.Context, w); err != nil {
 		a.view.Notef("the pool is not filled: %v", err)
 	}
-	mine := started(plan, report)
 	switch {
 	case then.wait:
 		names := c.Args().Slice()
 		if len(names) > 0 {
-			names = append(names, mine...) // what they depend on
+			names = append(names, started(plan, report)...) // what they depend on
 		}
-		return a.awaitUp(stop, w, then, names)
-	case c.Bool("detach") || c.Bool("no-start"):
+		if err := a.awaitUp(c, stop, w, then.limit, names); err != nil {
+			return a.left(w, counts, err)
+		}
 		return nil
+	case attached:
+		return a.attach(c, w, stop, then, counts, began)
 	}
-	return a.attach(c, w, stop, then, mine, began)
+	return nil
+}
+
+// reach returns the containers that an up of the named ones means: they and what
+// they depend on, or where none is named all.
+func reach(s *spec.Stack, names []string, noDeps bool) map[string]bool {
+	meant := map[string]bool{}
+	if len(names) == 0 {
+		names = slices.Collect(maps.Keys(s.Containers))
+	}
+	for len(names) > 0 {
+		name := names[0]
+		names = names[1:]
+		if meant[name] {
+			continue
+		}
+		meant[name] = true
+		if !noDeps {
+			names = append(names, slices.Collect(maps.Keys(s.Containers[name].DependsOn))...)
+		}
+	}
+	return meant
 }
 
 // converge locks the stack, observes it, plans and carries the plan out. What

@@ -317,14 +317,18 @@ func machineMemory(c spec.Container) uint64 {
 	return (n + memoryUnit - 1) / memoryUnit * memoryUnit
 }
 
-// remove deletes an instance that has no shim.
-func (s *Stack) remove(name string) error {
-	alive, err := s.o.Home.Alive(s.Name, name)
-	if err != nil {
+// remove deletes an instance that has no shim. One that was observed to have
+// ended may hold its lock a moment longer.
+func (s *Stack) remove(ctx context.Context, name string) error {
+	i, err := s.observe(ctx, name)
+	switch {
+	case err != nil:
 		return err
-	}
-	if alive {
+	case i.State.Live():
 		return errs.New(errs.FailedPrecondition, "%s is still running", name)
+	}
+	if err := s.awaitGone(ctx, name); err != nil {
+		return err
 	}
 	if err := s.o.Home.RemoveInstance(s.Name, name); err != nil {
 		return fmt.Errorf("delete its folder: %w", err)

@@ -88,6 +88,11 @@ type Stack struct {
 	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
 	// declared.
 	Grace *time.Duration
+	// Kill, where it ends, has a start that is being taken back killed; nil: never.
+	Kill context.Context
+	// WaitLimit bounds how long a step waits for an instance to be up
+	// (planner.CondUp); 0: it is not bounded.
+	WaitLimit time.Duration
 	// Statics are the addresses that the stack file gives.
 	Statics []Static
 	// Attended is the instance whose process waits until somebody is attached to
@@ -146,11 +151,11 @@ func (s *Stack) do(ctx context.Context, step planner.Step, report func(event.Pro
 	case planner.Start:
 		return s.start(ctx, op.Instance, report)
 	case planner.Await:
-		return s.await(ctx, op)
+		return s.await(ctx, op, report)
 	case planner.Stop:
 		return s.stop(ctx, op.Instance, s.Grace, op.Discard)
 	case planner.Remove:
-		return s.remove(op.Instance)
+		return s.remove(ctx, op.Instance)
 	}
 	return errs.New(errs.Internal, "no way to %s %s", step.Op.Verb(), step.Op.Subject())
 }

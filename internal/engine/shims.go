@@ -61,8 +61,7 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	switch {
 	case ctx.Err() != nil: // all or nothing
-		grace := time.Duration(0)
-		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace, false))
+		return errors.Join(context.Cause(ctx), s.takeBack(context.WithoutCancel(ctx), name))
 	case err != nil:
 		return err
 	case st.State == lifecycle.Started, st.Exit != nil && (st.State == lifecycle.Stopped || st.State == lifecycle.Restarting):
@@ -73,6 +72,19 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 		return errs.New(errs.Canceled, "it was stopped meanwhile")
 	}
 	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
+}
+
+// takeBack stops an instance whose start was interrupted: in order, or where the
+// user asks again, at once.
+func (s *Stack) takeBack(ctx context.Context, name string) error {
+	if s.Kill != nil {
+		done := context.AfterFunc(s.Kill, func() {
+			now := time.Duration(0)
+			_ = s.stop(ctx, name, &now, false) // the stop below reports how it went
+		})
+		defer done()
+	}
+	return s.stop(ctx, name, s.Grace, false)
 }
 
 // resume lets a paused instance go on.
@@ -176,17 +188,35 @@ func (s *Stack) awaitReady(ctx context.Context, limit time.Duration, ready, said
 }
 
 // follow listens to a shim until done says so or the instance has ended, and
-// answers the last status. A shim that vanished is looked up in its record.
+// answers the last status. A shim that vanished is looked up in its record; a
+// connection that broke while the shim lives is made again, for it tells nothing
+// of the instance.
 func (s *Stack) follow(ctx context.Context, name string, done func(shimproto.Status) bool) (shimproto.Status, error) {
-	news := newMailbox()
-	c, err := s.dial(ctx, name, news.put)
-	if errs.Is(err, errs.NotFound) {
-		return s.recorded(ctx, name)
+	for {
+		news := newMailbox()
+		c, err := s.dial(ctx, name, news.put)
+		if errs.Is(err, errs.NotFound) {
+			return s.recorded(ctx, name)
+		}
+		if err != nil {
+			return shimproto.Status{}, err
+		}
+		st, err := s.listen(ctx, c, name, news, done)
+		c.Close()
+		if err != errBroken {
+			return st, err
+		}
 	}
-	if err != nil {
-		return shimproto.Status{}, err
-	}
-	defer c.Close()
+}
+
+// errBroken says that a connection ended and its shim did not.
+var errBroken = errs.New(errs.Unavailable, "the connection to the shim broke")
+
+// breakLimit is how long a shim may hold its lock after its connections ended.
+const breakLimit = time.Second
+
+// listen is follow on one connection.
+func (s *Stack) listen(ctx context.Context, c *shimproto.Client, name string, news *mailbox, done func(shimproto.Status) bool) (shimproto.Status, error) {
 	for {
 		select {
 		case <-news.wake:
@@ -200,7 +230,15 @@ func (s *Stack) follow(ctx context.Context, name string, done func(shimproto.Sta
 		case <-c.Done():
 			// It is ending, or was killed: its record is its last word once its
 			// lock is free.
-			if err := s.awaitGone(ctx, name); err != nil {
+			ended, cancel := limited(ctx, breakLimit, "await the end of the shim")
+			err := s.awaitGone(ended, name)
+			cancel()
+			switch {
+			case ctx.Err() != nil:
+				return shimproto.Status{}, context.Cause(ctx)
+			case errs.Is(err, errs.DeadlineExceeded):
+				return shimproto.Status{}, errBroken
+			case err != nil:
 				return shimproto.Status{}, err
 			}
 			return s.recorded(ctx, name)
@@ -216,7 +254,7 @@ func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, er
 	if err != nil {
 		return shimproto.Status{}, err
 	}
-	return statusOf(i), nil
+	return StatusOf(i), nil
 }
 
 // dial connects to the shim of an instance. One that holds its lock but cannot
@@ -334,11 +372,23 @@ func (s *Stack) killShim(ctx context.Context, name string, why error) error {
 }
 
 // await waits until a condition is true of an instance.
-func (s *Stack) await(ctx context.Context, op planner.Await) error {
-	if op.Condition == spec.ConditionHealthy {
-		return s.awaitHealth(ctx, op.Instance)
-	}
-	if op.Condition != spec.ConditionCompleted {
+func (s *Stack) await(ctx context.Context, op planner.Await, report func(event.Progress)) error {
+	switch op.Condition {
+	case spec.ConditionHealthy:
+		return s.awaitHealth(ctx, op.Instance, report)
+	case planner.CondUp:
+		if s.WaitLimit > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, s.WaitLimit, errs.New(errs.DeadlineExceeded, "it is neither running nor healthy within %s", s.WaitLimit))
+			defer cancel()
+		}
+		st, err := s.awaitUp(ctx, op.Instance, report)
+		if err != nil {
+			return err
+		}
+		return NotUp(st, op.Ends)
+	case spec.ConditionCompleted:
+	default:
 		return errs.New(errs.Unsupported, "there is no waiting for %q", op.Condition)
 	}
 	st, err := s.follow(ctx, op.Instance, func(st shimproto.Status) bool { return !st.State.Live() })
@@ -357,8 +407,8 @@ func (s *Stack) await(ctx context.Context, op planner.Await) error {
 
 // awaitHealth waits until an instance is healthy. One that is unhealthy or has
 // ended will not be, as far as anybody knows.
-func (s *Stack) awaitHealth(ctx context.Context, name string) error {
-	st, err := s.AwaitUp(ctx, name)
+func (s *Stack) awaitHealth(ctx context.Context, name string, report func(event.Progress)) error {
+	st, err := s.awaitUp(ctx, name, report)
 	switch {
 	case err != nil:
 		return err
@@ -367,22 +417,30 @@ func (s *Stack) awaitHealth(ctx context.Context, name string) error {
 	case st.Exit != nil && st.State == lifecycle.Stopped:
 		return errs.New(errs.FailedPrecondition, "%s before it was healthy", ExitWords(st.Exit))
 	}
-	return NotUp(st)
+	return NotUp(st, false)
 }
 
-// AwaitUp waits until an instance is healthy or runs without a health check, or
-// is not as far as anybody knows: it is unhealthy, paused, or has ended.
-func (s *Stack) AwaitUp(ctx context.Context, name string) (shimproto.Status, error) {
+// awaitUp waits until an instance is healthy or runs without a health check, or
+// is not as far as anybody knows: it is unhealthy, paused, or has ended. It
+// reports what it waits for.
+func (s *Stack) awaitUp(ctx context.Context, name string, report func(event.Progress)) (shimproto.Status, error) {
 	return s.follow(ctx, name, func(st shimproto.Status) bool {
+		if st.State.Live() && st.State != lifecycle.Started {
+			report(event.Progress{Phase: "waiting: it is " + st.State.String()})
+		} else if st.Health != "" {
+			report(event.Progress{Phase: "waiting: its health is " + st.Health})
+		}
 		return st.State == lifecycle.Paused ||
 			st.State == lifecycle.Started && (st.Health == "" || st.Health == "healthy" || st.Health == "unhealthy")
 	})
 }
 
-// NotUp says why an instance is neither healthy nor runs without a health check;
-// nil where it does.
-func NotUp(st shimproto.Status) error {
+// NotUp returns why an instance is neither healthy nor runs without a health
+// check; nil where it is or does. With ends, an exit with 0 is as good.
+func NotUp(st shimproto.Status, ends bool) error {
 	switch {
+	case ends && st.State == lifecycle.Stopped && st.Exit != nil && st.Exit.Code == 0:
+		return nil
 	case st.Health == "unhealthy" && st.State == lifecycle.Started:
 		return errs.New(errs.FailedPrecondition, "it is unhealthy: %s", st.Cause)
 	case st.State == lifecycle.Started:

@@ -193,14 +193,14 @@ func TestAwaitOfARunningOne(t *testing.T) {
 	s := newShop(t, orderly, Options{}, "sleep", "infinity")
 	must(t, s, planner.Start{Target: web})
 	got := make(chan error, 1)
-	go func() { got <- s.await(t.Context(), completed()) }()
+	go func() { got <- s.await(t.Context(), completed(), func(event.Progress) {}) }()
 	must(t, s, planner.Stop{Target: web})
 	if err := <-got; err == nil || !strings.Contains(err.Error(), "SIGTERM") {
 		t.Errorf("got %v", err)
 	}
 	must(t, s, planner.Start{Target: web})
 	ctx, cancel := context.WithCancelCause(t.Context())
-	go func() { got <- s.await(ctx, completed()) }()
+	go func() { got <- s.await(ctx, completed(), func(event.Progress) {}) }()
 	enough := errors.New("enough")
 	cancel(enough)
 	if err := <-got; !errors.Is(err, enough) {
@@ -297,7 +297,7 @@ func TestShimKilled(t *testing.T) {
 	s := newShop(t, orderly, Options{}, "sleep", "infinity")
 	must(t, s, planner.Start{Target: web})
 	waits := make(chan error, 1)
-	go func() { waits <- s.await(t.Context(), completed()) }()
+	go func() { waits <- s.await(t.Context(), completed(), func(event.Progress) {}) }()
 	killed(t, s, observed(t, s, "web-1"))
 	if err := <-waits; !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), lostShim) {
 		t.Errorf("who waited: %v", err)

@@ -152,7 +152,7 @@ func (t *tracker) visit(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		t.tell(Change{Instance: i, Status: statusOf(i)})
+		t.tell(Change{Instance: i, Status: StatusOf(i)})
 		return nil
 	}
 	i := state.Instance{Name: name, Container: rec.Container, Index: rec.Index, Created: rec.Created}
@@ -183,7 +183,8 @@ func (t *tracker) listen(ctx context.Context, i state.Instance) {
 	}
 	// It cannot be spoken with. That it ends is seen by its lock.
 	for ctx.Err() == nil {
-		if alive, err := t.s.o.Home.Alive(t.s.Name, i.Name); err != nil || !alive {
+		if now, err := t.s.observe(ctx, i.Name); err != nil || !now.State.Live() {
+			t.tell(Change{Instance: i, Status: StatusOf(now)})
 			return
 		}
 		select {
@@ -214,12 +215,14 @@ func (x *tracked) listen(on bool) {
 	x.busy = on
 }
 
+// Busy reports whether a command is at work on the stack.
+func (s *Stack) Busy() (bool, error) { return s.o.Home.StackBusy(s.Name) }
+
 // Settled reports whether no command is at work on the stack and none of the
 // instances that are meant has a shim. Only then has a stack ended: between the
 // stop and the start of a restart it has not.
 func (s *Stack) Settled(meant func(state.Instance) bool) (bool, error) {
-	busy, err := s.o.Home.StackBusy(s.Name)
-	if err != nil || busy {
+	if busy, err := s.Busy(); err != nil || busy {
 		return false, err
 	}
 	names, err := s.o.Home.ListInstances(s.Name)
@@ -246,8 +249,8 @@ func (s *Stack) Settled(meant func(state.Instance) bool) (bool, error) {
 	return true, nil
 }
 
-// statusOf is the status of an instance without a shim, as it was observed.
-func statusOf(i state.Instance) shimproto.Status {
+// StatusOf is the status of an instance as it was observed.
+func StatusOf(i state.Instance) shimproto.Status {
 	return shimproto.Status{State: i.State, Cause: i.Cause, Exit: i.Exit, Health: i.Health, Restarts: i.Restarts, Started: i.Started,
 		Finished: i.Finished, Boots: i.Boots, PID: i.PID}
 }

@@ -69,8 +69,12 @@ func (m *Merged) Add(s Source) {
 	}
 }
 
-// Finish has Next return io.EOF. It is for the merge's goroutine.
-func (m *Merged) Finish() { m.open = false }
+// Finish has Next return io.EOF, whatever its sources follow. It is for the
+// merge's goroutine.
+func (m *Merged) Finish() {
+	m.open = false
+	_ = m.Close() // they only read
+}
 
 // Do has the merge's goroutine call fn in Next, once it has returned all that
 // was written before the call of Do. Any goroutine may call it. What is still
