@@ -15,6 +15,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/diag"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/ui"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -35,6 +36,8 @@ type Deps struct {
 	LookupEnv      func(string) (string, bool)
 	// Driver makes this system's driver.
 	Driver func(lookup func(string) (string, bool), o DriverOptions) (vmm.Driver, error)
+	// Events is called with each event of a plan before it is shown; nil: nobody is.
+	Events event.Sink
 }
 
 // DriverOptions are what a driver is told besides the environment.

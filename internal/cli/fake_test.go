@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/vmm"
 	"github.com/vzcompose/vzcompose/vmm/vmmfake"
 )
@@ -17,14 +19,31 @@ import (
 // asVZCompose is vzcompose with machines in memory. Each shim is a process of its
 // own, as always, and has its machine in itself.
 func asVZCompose() {
-	os.Exit(Main(Deps{Args: os.Args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv, Driver: newFake}))
+	os.Exit(Main(Deps{Args: os.Args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv, Driver: newFake,
+		Events: dieAt(os.Getenv("FAKE_DIE_AT"))}))
+}
+
+// dieAt kills this process, as kill -9 does, at the nth event of its plans, where
+// text is that number.
+func dieAt(text string) event.Sink {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return nil
+	}
+	return func(event.Event) {
+		if n--; n == 0 {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // it takes a moment
+		}
+	}
 }
 
 // newFake is a driver that a script directs by files in HOME/fake:
 //
 //   - hold/POINT-INSTANCE: a machine that comes to POINT (boot, ready) creates
 //     at/POINT-INSTANCE and waits until the file is gone;
-//   - fail/POINT-INSTANCE: it fails there, with the file's text.
+//   - fail/POINT-INSTANCE: it fails there, with the file's text;
+//   - die/POINT-INSTANCE: its shim is killed there, and the file is gone.
 //
 // Its programs are those of vmmfake, and
 //
@@ -57,6 +76,10 @@ func atPoint(ctx context.Context, cfg *vmm.Config, point string) error {
 	file := point + "-" + instance
 	if b, err := os.ReadFile(filepath.Join(dir, "fail", file)); err == nil {
 		return errors.New(strings.TrimSpace(string(b)))
+	}
+	if os.Remove(filepath.Join(dir, "die", file)) == nil {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {} // it takes a moment
 	}
 	held := filepath.Join(dir, "hold", file)
 	if _, err := os.Stat(held); err != nil {

@@ -232,7 +232,7 @@ func (a *app) stopMeant(c *cli.Context, w *work, stop *interrupt, meant func(sta
 	})
 	defer stopKill()
 	progress := a.view.Progress(plan)
-	_, err = executor.Execute(c.Context, plan, w.Stack, progress.Sink(), executor.Options{})
+	_, err = executor.Execute(c.Context, plan, w.Stack, a.heard(progress.Sink()), executor.Options{})
 	progress.Close()
 	if err != nil {
 		return a.left(w, meant, fmt.Errorf("stop the stack: %w", err))

@@ -209,7 +209,7 @@ const cleanUp = 45 * time.Second
 // execute carries a plan out and shows how it goes.
 func (a *app) execute(c *cli.Context, w *work, stop *interrupt, plan *planner.Plan) (executor.Report, error) {
 	progress := a.view.Progress(plan)
-	report, err := executor.Execute(stop.kill, plan, w.Stack, progress.Sink(), executor.Options{
+	report, err := executor.Execute(stop.kill, plan, w.Stack, a.heard(progress.Sink()), executor.Options{
 		Parallel: c.Int("parallel"), FailFast: c.Bool("fail-fast"), Drain: stop.drain,
 		CPUs: float64(runtime.NumCPU()), Memory: engine.HostMemory(), CleanUp: cleanUp,
 	})
@@ -222,6 +222,17 @@ func (a *app) execute(c *cli.Context, w *work, stop *interrupt, plan *planner.Pl
 		return report, status(exitInterrupted)
 	}
 	return report, status(exitFailed)
+}
+
+// heard is sink, behind the sink of Deps.
+func (a *app) heard(sink event.Sink) event.Sink {
+	if a.deps.Events == nil {
+		return sink
+	}
+	return func(e event.Event) {
+		a.deps.Events(e)
+		sink(e)
+	}
 }
 
 // lastLines is how much of a failed instance's output is shown.

@@ -506,3 +506,56 @@ func produce(t *testing.T, s io.WriteCloser, seed uint64, total int) (sum [sha25
 	h.Sum(sum[:0])
 	return sum
 }
+
+// What is asked of an open merge is done after what was written before; a source
+// takes the place of one whose folder was made anew.
+func TestAnOpenMergeTakesWhatComes(t *testing.T) {
+	dir := t.TempDir()
+	watch, err := NewWatch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	m := MergeOpen()
+	defer m.Close()
+	var got []string
+	done := make(chan error, 1)
+	go func() {
+		for {
+			e, err := m.Next(t.Context())
+			if err != nil {
+				done <- err
+				return
+			}
+			got = append(got, e.Name+" "+string(e.Text))
+		}
+	}()
+	did := func(fn func()) {
+		over := make(chan struct{})
+		m.Do(func() { fn(); close(over) })
+		<-over
+	}
+	add := func(name, log string) func() {
+		return func() { m.Add(Source{name, openReader(t, log, ReadOptions{Tail: All, Follow: true, Watch: watch})}) }
+	}
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	for _, d := range []string{a, b} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w := openWriter(t, a, Options{})
+	write(t, w.Stream("stdout", 1), "one\n")
+	did(add("a", a))
+	did(func() { got = append(got, "after one") })
+	write(t, w.Stream("stdout", 1), "two\n")
+	did(func() { got = append(got, "after two") })
+	other := openWriter(t, b, Options{})
+	write(t, other.Stream("stdout", 1), "anew\n")
+	did(add("a", b))
+	did(m.Finish)
+	if err := <-done; err != io.EOF {
+		t.Errorf("it ended with %v", err)
+	}
+	expect(t, got, "a one", "after one", "a two", "after two", "a anew")
+}
