@@ -56,6 +56,18 @@ e2e: deps build ## end-to-end tests in real machines: restored ones, then booted
 	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
 	VZCOMPOSE_COLD=1 VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
 
+# SEED and FAULTS choose: make storm SEED=7 FAULTS=1000
+SEED ?= 1
+FAULTS ?= 1000
+.PHONY: storm
+storm: deps build ## kill processes of a stack that works, FAULTS times (1000)
+	STORM_SEED=$(SEED) STORM_FAULTS=$(FAULTS) VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 0 -run '^TestStorm$$' -v ./test/e2e 2>&1 | test/summary.sh
+
+ROUNDS ?= 10000
+.PHONY: races
+races: agents ## commands that meet, and are killed, ROUNDS times (10000), without machines
+	go test -count=1 -timeout 0 -run '^TestRaces$$' ./internal/cli -races $(ROUNDS) -seed $(SEED)
+
 .PHONY: check
 check: format vet lint imports darwin platforms test ## all that CI runs
 
