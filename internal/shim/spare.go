@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -155,7 +156,7 @@ func (m *spareMachine) bringDisk(cfg *vmm.Config) error {
 	if cfg.Prepared != m.held || root != m.root || writable == "" {
 		return errs.New(errs.FailedPrecondition, "it holds another container")
 	}
-	return os.Rename(m.writable, writable)
+	return durable.Rename(m.writable, writable)
 }
 
 // diskPath is the file of the disk id, "" if there is none.

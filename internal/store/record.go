@@ -12,6 +12,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
@@ -326,31 +327,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return errs.New(errs.Internal, "encode %s: %w", filepath.Base(path), err)
 	}
-	return WriteFile(path, append(b, '\n'))
-}
-
-// WriteFile puts b at path, whole or not at all, with mode 0600.
-func WriteFile(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the write's error is the one to tell
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return durable.WriteFile(path, append(b, '\n'))
 }
 
 func readJSON(path string, v any) error {

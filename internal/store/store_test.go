@@ -274,32 +274,3 @@ func TestRuntimeFolderIsOursAlone(t *testing.T) {
 		}
 	})
 }
-
-func TestFileIsWholeOrNotWritten(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "f")
-	for _, text := range []string{"one", "another"} {
-		if err := WriteFile(path, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := os.ReadFile(path); string(b) != text || err != nil {
-			t.Errorf("got %q, %v", b, err)
-		}
-	}
-	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("its mode: %v, %v", fi, err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "taken", "x"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := WriteFile(filepath.Join(dir, "taken"), []byte("x")); err == nil {
-		t.Error("a folder was replaced")
-	}
-	if err := WriteFile(filepath.Join(dir, "none", "f"), nil); !errs.Is(err, errs.NotFound) {
-		t.Errorf("in no folder: %v", err)
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 2 {
-		t.Errorf("what is left: %v, %v", entries, err)
-	}
-}

@@ -16,9 +16,9 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/network/frame"
 )
@@ -123,32 +123,15 @@ func (b *Book) check() error {
 }
 
 // Save writes the book whole or not at all.
-func (b *Book) Save() (err error) {
+func (b *Book) Save() error {
 	text, err := json.MarshalIndent(record{Version, b.networks, b.leases}, "", "  ")
 	if err != nil {
 		return errs.New(errs.Internal, "encode leases: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(b.path), ".new-*")
-	if err != nil {
+	if err := durable.WriteFile(b.path, append(text, '\n')); err != nil {
 		return fmt.Errorf("save leases: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the write's error is the one to tell
-			err = fmt.Errorf("save leases: %w", err)
-		}
-	}()
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), b.path)
+	return nil
 }
 
 // Networks answers the names of the networks there are, sorted.
