@@ -49,6 +49,12 @@ warning: no instance of dbb is there
 #3 stop container/web-1 (down)
 #4 remove container/web-1 after [3] (down)
 `},
+		{name: "what runs is stopped, whatever its record", world: with(up, "web-1", func(o *state.Instance) { broken(o); o.State = lifecycle.Started }), o: DownOptions{Only: []string{"web"}}, want: `
+#1 stop container/web-2 (down)
+#2 remove container/web-2 after [1] (down)
+#3 stop container/web-1 (its record cannot be read: config.json: gone)
+#4 remove container/web-1 after [3] (its record cannot be read: config.json: gone)
+`},
 		{name: "a broken record may mount anything", world: with(up, "web-1", broken), o: DownOptions{Volumes: true}, want: `
 #1 stop container/web-2 (down)
 #2 remove container/web-2 after [1] (down)

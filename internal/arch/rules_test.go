@@ -143,6 +143,7 @@ func renames() map[string]string {
 	return map[string]string{
 		"internal/durable/durable.go": "it is the way to do it",
 		"internal/journal/journal.go": "a journal is for people; a loss of power may cost its last lines",
+		"internal/store/folder.go":    "a removal that a loss of power undoes is done again",
 		"internal/kernel/import.go":   "a broken kernel goes into the workspace, which is deleted",
 		"vmm/qemu/template.go":        "a template that a loss of power leaves torn fails its checksums and is made anew",
 		"vmm/qemu/console.go":         "a console is for people",

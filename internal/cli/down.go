@@ -35,7 +35,12 @@ func (a *app) down(c *cli.Context) error {
 	}
 	stop := newInterrupt(c.Context)
 	defer stop.release()
-	_, _, err = a.converge(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
+	lock, err := a.lockStack(w, stop)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	_, _, err = a.convergeLocked(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
 		return planner.Down(world, planner.DownOptions{Volumes: c.Bool("volumes")}), nil
 	})
 	if err != nil || c.Bool("dry-run") {
@@ -44,12 +49,8 @@ func (a *app) down(c *cli.Context) error {
 	if stop.asked() {
 		return status(exitInterrupted)
 	}
-	if len(mustBeEmpty(w)) == 0 {
-		if err := w.EndSwitch(c.Context); err != nil {
-			return err
-		}
-	}
-	if err := w.house.home.RemoveStack(w.Name); err != nil {
+	// Under the lock still: an up that waits for it must not find half of it.
+	if err := w.RemoveStack(c.Context); err != nil {
 		return err
 	}
 	if err := emptyWithLast(c.Context, w.house); err != nil {
@@ -57,12 +58,6 @@ func (a *app) down(c *cli.Context) error {
 	}
 	w.house.home.RemoveRuntime()
 	return nil
-}
-
-// mustBeEmpty answers the instances that are left, as far as that can be told.
-func mustBeEmpty(w *work) []string {
-	left, _ := w.house.home.ListInstances(w.Name) // what is wrong RemoveStack says
-	return left
 }
 
 func (a *app) planCommand() *cli.Command {

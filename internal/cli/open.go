@@ -135,7 +135,7 @@ func (a *app) workOn(loaded *spec.Loaded) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files, Statics: engine.Statics(loaded.Stack)}
+	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files, Adopt: a.adopt, Statics: engine.Statics(loaded.Stack)}
 	return &work{house: h, Stack: s, desired: loaded.Stack}, nil
 }
 
@@ -168,6 +168,23 @@ func (w *work) refs() []string {
 		}
 	}
 	return slices.DeleteFunc(refs, func(r string) bool { return r == "" })
+}
+
+// claim makes the stack that of this project directory where the recorded one is
+// gone, or the user says so. The stack's lock is held.
+func (a *app) claim(w *work) error {
+	from, err := w.Claim()
+	if err == nil && from != "" {
+		a.view.Notef("stack %s was that of %s and belongs to %s from now on", w.Name, from, w.Dir)
+	}
+	return err
+}
+
+// warnOfDamage names the records that cannot be read.
+func (a *app) warnOfDamage(world state.World) {
+	for _, text := range world.Damage {
+		a.view.Warnf("%s", text)
+	}
 }
 
 func (w *work) observe(ctx context.Context) (state.World, error) { return w.Observe(ctx, w.refs()) }
@@ -218,8 +235,9 @@ func one(world state.World, name string, index int) (state.Instance, error) {
 // before the first boot would miss.
 func (w *work) logDir(name string) (string, error) {
 	dir := w.house.home.Log(w.Name, name)
-	if _, err := os.Stat(filepath.Dir(dir)); err != nil {
-		return "", err
+	err := os.Mkdir(dir, 0o700) // not MkdirAll: an instance that is removed meanwhile stays removed
+	if os.IsExist(err) {
+		err = nil
 	}
-	return dir, os.MkdirAll(dir, 0o700)
+	return dir, err
 }

@@ -132,8 +132,13 @@ func fill(ctx context.Context, d Deps) error {
 // emptyWithLast ends the machines that wait where there is no stack any more.
 func emptyWithLast(ctx context.Context, h *house) error {
 	stacks, err := h.home.ListStacks()
-	if err != nil || len(stacks) > 0 {
+	if err != nil {
 		return err
+	}
+	for _, s := range stacks { // one may have volumes only
+		if left, err := h.home.ListInstances(s); err != nil || len(left) > 0 {
+			return err
+		}
 	}
 	return h.engine.EmptyPool(ctx)
 }

@@ -85,6 +85,8 @@ type Stack struct {
 	Name  string
 	Dir   string   // of the stack file; "" where it was not read
 	Files []string // absolute
+	// Adopt has the stack become that of Dir, whichever directory it belongs to.
+	Adopt bool
 	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
 	// declared.
 	Grace *time.Duration

@@ -101,6 +101,9 @@ func encodeRecord(r *record) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(b) >= maxRecord { // it could not be read again
+		return nil, errs.New(errs.ResourceExhausted, "its record would have %d bytes, and has at most %d", len(b), maxRecord)
+	}
 	return append(b, '\n'), nil
 }
 

@@ -47,7 +47,7 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 		return fmt.Errorf("take the spare's lock: %w", err)
 	}
 	un.PushFunc("take the lock", lock.Release)
-	un.Push("make its folder", func(context.Context) error { return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name) })
+	un.Push("make its folder", func(context.Context) error { return l.Home.DropInstance(l.Instance.Stack, l.Instance.Name) })
 
 	if err := l.Home.WriteInstance(l.Instance); err != nil {
 		return fmt.Errorf("write the record: %w", err)
@@ -79,8 +79,8 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 	un.Release()
 	m.forgotten = func() error {
 		_ = socket.Close()
-		lock.Release()
-		return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name)
+		defer lock.Release()
+		return l.Home.DropInstance(l.Instance.Stack, l.Instance.Name)
 	}
 	if err := wanted(order); err != nil {
 		return errors.Join(err, m.Stop(context.Background()), m.forgotten())

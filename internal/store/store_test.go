@@ -102,7 +102,7 @@ func TestHalfMadeInstance(t *testing.T) {
 	if names, err := h.ListInstances("shop"); err != nil || !slices.Equal(names, []string{"web-1"}) {
 		t.Errorf("listed: %q, %v", names, err)
 	}
-	if err := h.RemoveStack("shop"); err != nil {
+	if err := h.RemoveStack("shop", false); err != nil {
 		t.Error(err)
 	}
 	if names, err := h.ListStacks(); err != nil || !slices.Equal(names, []string{"shop"}) {
@@ -113,7 +113,7 @@ func TestHalfMadeInstance(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := h.RemoveStack("shop"); err != nil {
+	if err := h.RemoveStack("shop", false); err != nil {
 		t.Error(err)
 	}
 	if names, err := h.ListStacks(); err != nil || len(names) > 0 {

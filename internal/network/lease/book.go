@@ -70,9 +70,14 @@ type record struct {
 	Leases   []Lease            `json:"leases"`
 }
 
+// New returns an empty book of a stack, which Save writes to path.
+func New(path, stack string) *Book {
+	return &Book{path: path, stack: stack, networks: map[string]Network{}}
+}
+
 // Open reads the book of a stack at path. One that is not there is empty.
 func Open(path, stack string) (*Book, error) {
-	b := &Book{path: path, stack: stack, networks: map[string]Network{}}
+	b := New(path, stack)
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -127,6 +132,9 @@ func (b *Book) Save() error {
 	text, err := json.MarshalIndent(record{Version, b.networks, b.leases}, "", "  ")
 	if err != nil {
 		return errs.New(errs.Internal, "encode leases: %w", err)
+	}
+	if len(text) >= maxRecord { // it could not be read again
+		return errs.New(errs.ResourceExhausted, "save leases: %s would have %d bytes, and has at most %d", b.path, len(text), maxRecord)
 	}
 	if err := durable.WriteFile(b.path, append(text, '\n')); err != nil {
 		return fmt.Errorf("save leases: %w", err)
