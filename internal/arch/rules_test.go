@@ -28,6 +28,7 @@ func rooms() map[string]row {
 		"internal/seccomp":   {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 		"internal/durable":   {},
+		"internal/childenv":  {},
 
 		// the wire
 		"internal/wire":        {imports: []string{"internal/errs"}},
@@ -45,7 +46,7 @@ func rooms() map[string]row {
 		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
-		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable"}},
+		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv"}},
 		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
@@ -64,7 +65,7 @@ func rooms() map[string]row {
 		"internal/network/lease":   {imports: []string{"internal/errs", "internal/network/frame", "internal/durable"}},
 		"internal/network": {imports: []string{"internal/errs", "internal/network/frame", "internal/network/gateway",
 			"internal/network/names", "internal/network/segment"}},
-		"internal/switchproc": {imports: []string{"internal/errs", "internal/filelock", "internal/network", "internal/switchproto"}},
+		"internal/switchproc": {imports: []string{"internal/errs", "internal/filelock", "internal/network", "internal/switchproto", "internal/childenv"}},
 		// The machines' side of it, for tests.
 		"internal/network/networktest": {imports: []string{"internal/network/frame"}},
 		"internal/volume":              {imports: []string{"internal/errs", "internal/state", "internal/undo", "internal/durable"}},
@@ -83,7 +84,7 @@ func rooms() map[string]row {
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
-			"internal/seccomp", "internal/undo", "internal/volume"}},
+			"internal/seccomp", "internal/undo", "internal/volume", "internal/childenv"}},
 
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
@@ -93,7 +94,7 @@ func rooms() map[string]row {
 		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
 			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc",
-			"internal/ui", "internal/wire"}},
+			"internal/ui", "internal/wire", "internal/childenv"}},
 		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
@@ -66,7 +67,7 @@ func (a *app) refill(ctx context.Context, w *work) error {
 	}
 	defer func() { _ = stdin.Close() }() // the child has its own
 	cmd := exec.Command(self, fillCommand)
-	cmd.Stdin, cmd.Stderr, cmd.Dir = stdin, said, "/"
+	cmd.Stdin, cmd.Stderr, cmd.Dir, cmd.Env = stdin, said, "/", childenv.List()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("fill the pool: %w", err)

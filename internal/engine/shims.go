@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
@@ -147,7 +148,7 @@ func (s *Stack) launch(ctx context.Context, l store.Launch, limit time.Duration)
 	cmd.Stdin = bytes.NewReader(orders)
 	cmd.Stderr = said
 	cmd.ExtraFiles = []*os.File{tell}
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", childenv.List()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	_ = tell.Close() // the shim has its own

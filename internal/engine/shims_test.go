@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -333,4 +334,19 @@ func TestHungShimIsKilled(t *testing.T) {
 		t.Errorf("got %+v", i)
 	}
 	must(t, s, planner.Remove{Target: web})
+}
+
+// What the caller has in its environment is not for a process that outlives it.
+func TestShimHasNoneOfTheCallersSecrets(t *testing.T) {
+	t.Setenv("DEPLOY_TOKEN", "hunter2")
+	s := newShop(t, orderly, Options{}, "sleep", "infinity")
+	must(t, s, planner.Start{Target: web})
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", observed(t, s, "web-1").PID))
+	if os.IsNotExist(err) {
+		t.Skip("no /proc")
+	}
+	if err != nil || strings.Contains(string(env), "hunter2") || !strings.Contains(string(env), "PATH=") {
+		t.Errorf("it has %q, %v", env, err)
+	}
+	must(t, s, planner.Stop{Target: web})
 }
