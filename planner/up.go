@@ -322,7 +322,7 @@ func storedDependencies(w state.World) map[string]map[string]spec.Dependency {
 	return all
 }
 
-var errBroken = errors.New("its record cannot be read")
+var errBroken = errors.New("its record cannot be used")
 
 func readable(o *state.Instance) (spec.Container, error) {
 	if o.Broken != "" {

@@ -405,20 +405,20 @@ func TestUpAfterAFailureOrACrash(t *testing.T) {
 #3 start container/web-2 after [2] (never finished)
 `},
 		{name: "broken record, made anew as asked", stack: shop(), world: with(up, "web-2", broken), o: Options{ForceRecreate: true, Only: []string{"web"}, NoDeps: true}, want: `
-#1 remove container/web-2 (its record cannot be read: config.json: unexpected end)
+#1 remove container/web-2 (its record cannot be used: config.json: unexpected end)
 #2 stop container/web-1 (asked to recreate)
 #3 remove container/web-1 after [2] (asked to recreate)
 #4 create container/web-1 after [3] (asked to recreate)
 #5 start container/web-1 after [4] (asked to recreate)
-#6 create container/web-2 after [1] (its record cannot be read: config.json: unexpected end)
-#7 start container/web-2 after [6] (its record cannot be read: config.json: unexpected end)
+#6 create container/web-2 after [1] (its record cannot be used: config.json: unexpected end)
+#7 start container/web-2 after [6] (its record cannot be used: config.json: unexpected end)
 `},
 		{name: "broken record, no recreate", stack: shop(), world: with(with(up, "db-1", broken), "migrate-1", exited(1)), o: Options{NoRecreate: true}, want: `
 #1 start container/migrate-1 (exited with 1)
-warning: db-1 stays as it is: its record cannot be read: config.json: unexpected end
+warning: db-1 stays as it is: its record cannot be used: config.json: unexpected end
 `},
 		{name: "broken record, not wanted", stack: shop(), world: with(up, "web-2", broken), o: Options{Scale: map[string]int{"web": 1}}, want: `
-#1 remove container/web-2 (its record cannot be read: config.json: unexpected end)
+#1 remove container/web-2 (its record cannot be used: config.json: unexpected end)
 #2 update container/web-1 (replicas 2 → 1)
 `},
 		{name: "half done", stack: shop(), world: without(with(with(up, "web-1", in(lifecycle.Initialized, "")), "db-1", in(lifecycle.Booting, "")), "web-2"), want: `

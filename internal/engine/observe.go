@@ -52,7 +52,7 @@ func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error)
 		return w, err
 	}
 	if _, err := s.o.Home.ReadStack(s.Name); err != nil && !errs.Is(err, errs.NotFound) {
-		w.Damage = append(w.Damage, fmt.Sprintf("whose stack %s is: %v", s.Name, err))
+		w.Damage = append(w.Damage, fmt.Sprintf("the record of stack %s: %v", s.Name, err))
 	}
 	if w.Networks, err = s.o.Home.ReadNetworks(s.Name); err != nil {
 		w.Damage = append(w.Damage, fmt.Sprintf("the networks of stack %s: %v", s.Name, err))

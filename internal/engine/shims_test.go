@@ -350,3 +350,22 @@ func TestShimHasNoneOfTheCallersSecrets(t *testing.T) {
 	}
 	must(t, s, planner.Stop{Target: web})
 }
+
+// A shim whose socket is gone, as a cleaner of temporary files leaves it, is sent a
+// signal: it stops its instance in order.
+func TestStopWithoutASocket(t *testing.T) {
+	s := newShop(t, orderly, Options{SpawnLimit: 5 * time.Second}, "sleep", "infinity")
+	must(t, s, planner.Start{Target: web})
+	if err := os.Remove(s.o.Home.Socket(s.Name, "web-1")); err != nil {
+		t.Fatal(err)
+	}
+	if i := observed(t, s, "web-1"); i.State != lifecycle.Started {
+		t.Errorf("got %+v", i)
+	}
+	write(t, s, "web-1", "config.json", "{")
+	s.o.SpawnLimit = time.Second // until it counts as out of reach
+	must(t, s, planner.Stop{Target: web})
+	if st, err := s.o.Home.ReadState(s.Name, "web-1"); err != nil || st.State != lifecycle.Stopped || st.Exit == nil || st.Exit.Signal != "SIGTERM" {
+		t.Errorf("got %+v, %v", st, err)
+	}
+}

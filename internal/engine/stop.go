@@ -13,8 +13,8 @@ import (
 
 // stop ends an instance in order and waits until it is gone; none running is
 // fine. grace replaces the declared one; discard says that the instance will be
-// removed. A shim that cannot be spoken with is
-// killed: its machine goes with it.
+// removed. A shim that cannot be spoken with
+// is sent a signal, and killed where it does not end: its machine goes with it.
 func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration, discard bool) error {
 	c, err := s.dial(ctx, name, nil)
 	switch {
@@ -22,10 +22,8 @@ func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration, dis
 		return nil
 	case ctx.Err() != nil:
 		return err
-	case errs.Is(err, errs.Unsupported): // of another version, and as orderly as ours
-		return s.terminateShim(ctx, name, err)
-	case err != nil:
-		return s.killShim(ctx, name, err)
+	case err != nil: // of another version, or its socket is gone: a signal reaches it
+		return s.terminateShim(ctx, name, grace, err)
 	}
 	defer c.Close()
 	if grace == nil { // the record may have changed since the shim read it
@@ -82,42 +80,44 @@ func (s *Stack) awaitGoneFor(ctx context.Context, limit time.Duration, name stri
 	}
 }
 
-// terminateShim ends a shim that speaks another protocol by a signal, on which it
-// stops its instance in order with the grace period of the record. why it could
-// not be told is an error only where it does not end.
-func (s *Stack) terminateShim(ctx context.Context, name string, why error) error {
-	pid, err := s.o.Home.Owner(s.Name, name)
-	if err != nil {
-		return errors.Join(why, err)
+// terminateShim ends a shim that cannot be spoken with by a signal, on which it stops
+// its instance in order. why it could not be told is an error only where it cannot be
+// ended.
+func (s *Stack) terminateShim(ctx context.Context, name string, grace *time.Duration, why error) error {
+	limit := 2 * s.o.SpawnLimit
+	if rec, err := s.o.Home.ReadInstance(s.Name, name); grace == nil && err == nil {
+		grace = &rec.StopTimeout
 	}
-	if alive, err := s.o.Home.Alive(s.Name, name); err != nil || !alive {
+	if grace != nil {
+		limit += *grace
+	}
+	err := s.signalShim(ctx, name, syscall.SIGTERM, limit)
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return errors.Join(why, fmt.Errorf("end the shim: %w", err))
-	}
-	limit := s.o.StopLimit
-	if rec, err := s.o.Home.ReadInstance(s.Name, name); err == nil {
-		limit += rec.StopTimeout
-	}
-	if err := s.awaitGoneFor(ctx, limit, name); err != nil {
-		return s.killShim(ctx, name, errors.Join(why, err))
+	return s.killShim(ctx, name, errors.Join(why, err))
+}
+
+// killShim ends a shim that does not answer, for the reason why.
+func (s *Stack) killShim(ctx context.Context, name string, why error) error {
+	if err := s.signalShim(ctx, name, syscall.SIGKILL, s.o.SpawnLimit); err != nil {
+		return errors.Join(why, err)
 	}
 	return nil
 }
 
-// killShim ends a shim that does not answer, for the reason why. Its lock says
-// which process it is.
-func (s *Stack) killShim(ctx context.Context, name string, why error) error {
+// signalShim sends a shim a signal and waits until it is gone. Its lock says which
+// process it is.
+func (s *Stack) signalShim(ctx context.Context, name string, sig syscall.Signal, limit time.Duration) error {
 	pid, err := s.o.Home.Owner(s.Name, name)
 	if err != nil {
-		return errors.Join(why, err)
+		return err
 	}
 	if alive, err := s.o.Home.Alive(s.Name, name); err != nil || !alive {
 		return err
 	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return errors.Join(why, fmt.Errorf("kill the shim: %w", err))
+	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("send the shim a signal: %w", err)
 	}
-	return s.awaitGone(ctx, name)
+	return s.awaitGoneFor(ctx, limit, name)
 }

@@ -16,9 +16,9 @@ func State(i state.Instance) string {
 	case i.Unfinished:
 		return "errored: " + visible(i.Broken)
 	case i.Broken != "" && i.State == lifecycle.Errored:
-		return "errored: its record cannot be read: " + visible(i.Broken)
+		return "errored: its record cannot be used: " + visible(i.Broken)
 	case i.Broken != "":
-		return stateWords(i) + ", its record cannot be read: " + visible(i.Broken)
+		return stateWords(i) + ", its record cannot be used: " + visible(i.Broken)
 	}
 	return stateWords(i)
 }
