@@ -48,6 +48,9 @@ func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error)
 	if err := g.Wait(); err != nil {
 		return w, fmt.Errorf("observe stack %s: %w", s.Name, err)
 	}
+	w.Instances = slices.DeleteFunc(w.Instances, func(i state.Instance) bool {
+		return i.Unfinished && isGone(s.o.Home.Instance(s.Name, i.Name)) // removed since it was listed
+	})
 	if w.Volumes, err = s.volumes().List(); err != nil {
 		return w, err
 	}

@@ -58,6 +58,9 @@ func (s *Store) List() ([]state.Volume, error) {
 			continue
 		}
 		info, err := e.Info()
+		if os.IsNotExist(err) { // removed just now
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list volumes: %w", err)
 		}
