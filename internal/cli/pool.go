@@ -29,8 +29,9 @@ type fillOrder struct {
 	Memory   uint64        `json:"memory"` // bytes
 }
 
-// maxFillOrder bounds one, in bytes.
-const maxFillOrder = 8 << 20
+// maxFillOrder bounds one, in bytes. It has a record, of 8 MiB at most, for each
+// container that is to be held.
+const maxFillOrder = 256 << 20
 
 // refill has the pool filled for the machines of w, where there is to be one.
 func (a *app) refill(ctx context.Context, w *work) error {

@@ -208,8 +208,8 @@ func (e *Engine) kernel(ctx context.Context, id string) (kernel.Kernel, error) {
 		return e.o.Kernels.Default(ctx, runtime.GOARCH)
 	}
 	k, err := e.o.Kernels.Find(id)
-	if errs.Is(err, errs.NotFound) {
-		err = errs.WithHint(err, "it was removed; up --force-recreate takes it in again")
+	if errs.Is(err, errs.NotFound) || store.Damaged(err) {
+		err = errs.WithHint(err, "up --force-recreate takes it in again, and replaces one that is damaged")
 	}
 	return k, err
 }

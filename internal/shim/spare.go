@@ -32,7 +32,7 @@ import (
 // Limits of a spare.
 const (
 	orderLimit = 10 * time.Second // for a Launch to arrive whole
-	maxOrder   = 8 << 20          // bytes of one
+	maxOrder   = 16 << 20         // bytes of one: a record has 8 MiB at most, and variables come with it
 )
 
 // RunSpare keeps a machine of l.Instance's make until it is wanted, terminate
