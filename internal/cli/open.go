@@ -173,6 +173,9 @@ func (w *work) refs() []string {
 // claim makes the stack that of this project directory where the recorded one is
 // gone, or the user says so. The stack's lock is held.
 func (a *app) claim(w *work) error {
+	for _, name := range w.RenamedFrom() {
+		a.view.Notef("stack %s is new; the directory of stack %s is gone: if it is this one, take it along with -n %s, or name: %s in the stack file", w.Name, name, name, name)
+	}
 	from, err := w.Claim()
 	if err == nil && from != "" {
 		a.view.Notef("stack %s was that of %s and belongs to %s from now on", w.Name, from, w.Dir)

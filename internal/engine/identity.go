@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -72,6 +73,27 @@ func (s *Stack) Claim() (from string, err error) {
 		return "", nil
 	}
 	return rec.Dir, s.record()
+}
+
+// RenamedFrom returns the stacks that may be this one under another name, as far as
+// this one is new: their directory, beside this one's, is gone. A directory that is
+// renamed renames its stack where the file gives no name.
+func (s *Stack) RenamedFrom() []string {
+	if _, err := s.o.Home.ReadStack(s.Name); s.Dir == "" || !errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	stacks, _ := s.o.Home.ListStacks() // it is for a note only
+	var all []string
+	for _, name := range stacks {
+		rec, err := s.o.Home.ReadStack(name)
+		if err != nil || filepath.Dir(rec.Dir) != filepath.Dir(s.Dir) || !isGone(rec.Dir) {
+			continue
+		}
+		if empty, err := (&Stack{Engine: s.Engine, Name: name}).isEmpty(); err == nil && !empty {
+			all = append(all, name)
+		}
+	}
+	return all
 }
 
 // record keeps the stack's own record as it was read last.

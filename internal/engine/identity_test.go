@@ -197,3 +197,28 @@ func TestDamagedRecordOfAStack(t *testing.T) {
 		t.Errorf("kept is %q, %v", kept, err)
 	}
 }
+
+func TestARenamedDirectoryHasAStackOfAnotherName(t *testing.T) {
+	named, at, a, b := checkouts(t)
+	renamed := filepath.Join(filepath.Dir(a), "store")
+	fresh := func(dir string) *Stack { return &Stack{Engine: named.Engine, Name: filepath.Base(dir), Dir: dir} }
+	if all := fresh(renamed).RenamedFrom(); all != nil {
+		t.Errorf("while the first is there: %q", all)
+	}
+	rename(t, a, renamed)
+	if all := fresh(renamed).RenamedFrom(); len(all) != 1 || all[0] != "shop" {
+		t.Errorf("got %q", all)
+	}
+	if all := fresh(filepath.Join(filepath.Dir(b), "store")).RenamedFrom(); all != nil {
+		t.Errorf("elsewhere: %q", all)
+	}
+	if all := at(renamed).RenamedFrom(); all != nil { // with -n shop
+		t.Errorf("by its old name: %q", all)
+	}
+	if err := named.remove("web-1"); err != nil {
+		t.Fatal(err)
+	}
+	if all := fresh(renamed).RenamedFrom(); all != nil {
+		t.Errorf("of nothing: %q", all)
+	}
+}
