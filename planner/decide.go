@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/vzcompose/vzcompose/internal/diag"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/spec"
@@ -107,9 +108,12 @@ func (u *up) decide(o *state.Instance, ch *change) {
 	case o.Broken != "" && u.o.NoRecreate:
 		u.warn("%s stays as it is: %s", o.Name, whyBroken(o))
 		ch.done = true
+	case o.Unfinished:
+		u.replace(ch, false, o.Broken)
+	case o.Broken != "" && !force:
+		u.refuse(o, whyBroken(o))
 	case o.Broken != "":
-		u.warn("%s is made anew and what it wrote is lost: %s", o.Name, whyBroken(o))
-		u.replace(ch, false, whyBroken(o))
+		u.replace(ch, o.State.Live(), whyBroken(o))
 	case force:
 		u.replace(ch, o.State.Live(), causeForced)
 	default:
@@ -120,6 +124,12 @@ func (u *up) decide(o *state.Instance, ch *change) {
 // converge brings a readable instance to its declaration with the least harm.
 func (u *up) converge(o *state.Instance, ch *change) {
 	cl, why := compare(o, ch.spec, u.encoded[ch.Container], u.digests[ch.spec.Image])
+	if cl == disk && !u.o.NoRecreate {
+		if _, err := spec.DecodeContainer(o.Spec); err != nil {
+			u.refuse(o, whyUnreadable(o, err))
+			return
+		}
+	}
 	if u.o.NoRecreate && cl != same {
 		have, err := spec.DecodeContainer(o.Spec)
 		if err != nil {
@@ -176,6 +186,17 @@ func completed(o *state.Instance, c spec.Container) bool {
 		return false
 	}
 	return true
+}
+
+// refuse keeps the plan from being made: whether the instance's root filesystem is
+// the declared one is not known, and to make it anew would destroy what it wrote
+// because our own record of it is damaged. That is the user's to decide.
+func (u *up) refuse(o *state.Instance, why string) {
+	t := targetOf(o)
+	u.refused = append(u.refused, diag.Finding{
+		Position: diag.Position{File: o.Name}, Message: why + "; what it wrote is kept",
+		Hint: fmt.Sprintf("vzcompose rm --stop %s removes it with what it wrote, up --force-recreate %s makes it anew, up --no-recreate leaves it as it is", o.Name, t.Container),
+	})
 }
 
 func (u *up) replace(ch *change, stop bool, why string) {

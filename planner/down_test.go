@@ -49,10 +49,16 @@ warning: no instance of dbb is there
 #3 stop container/web-1 (down)
 #4 remove container/web-1 after [3] (down)
 `},
+		{name: "what runs is stopped, whatever its record", world: with(up, "web-1", func(o *state.Instance) { broken(o); o.State = lifecycle.Started }), o: DownOptions{Only: []string{"web"}}, want: `
+#1 stop container/web-2 (down)
+#2 remove container/web-2 after [1] (down)
+#3 stop container/web-1 (its record cannot be used: config.json: gone)
+#4 remove container/web-1 after [3] (its record cannot be used: config.json: gone)
+`},
 		{name: "a broken record may mount anything", world: with(up, "web-1", broken), o: DownOptions{Volumes: true}, want: `
 #1 stop container/web-2 (down)
 #2 remove container/web-2 after [1] (down)
-#3 remove container/web-1 (its record cannot be read: config.json: gone)
+#3 remove container/web-1 (its record cannot be used: config.json: gone)
 #4 remove container/migrate-1 (down)
 #5 stop container/db-1 after the end of [1] (down)
 #6 remove container/db-1 after [5] (down)
@@ -112,7 +118,7 @@ func TestStopStartRestart(t *testing.T) {
 		{name: "start what runs", do: StartAll, world: linked},
 		{name: "start beside a broken one", do: StartAll, world: with(stopped, "db-1", func(o *state.Instance) { o.Broken, o.State = "gone", lifecycle.Errored }), only: []string{"db", "migrate"}, want: `
 #1 start container/migrate-1 (asked to start: exited with 0)
-warning: db-1 stays as it is: its record cannot be read: gone
+warning: db-1 stays as it is: its record cannot be used: gone
 `},
 		{name: "restart", do: RestartAll, world: up, want: `
 #1 stop container/web-2 (asked to restart)

@@ -50,6 +50,7 @@ type up struct {
 	encoded  map[string][]byte // container → its declaration, as it would be stored
 	changes  map[string][]*change
 	warnings []string
+	refused  diag.Findings // instances that cannot be brought up as they are
 }
 
 // Up answers how to get from what was observed to what is desired. The error is
@@ -65,6 +66,9 @@ func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
 		u.digests[i.Ref] = i.Digest
 	}
 	u.decideAll()
+	if err := u.refused.Err(); err != nil {
+		return nil, err
+	}
 	moved := u.moveNetworks()
 	u.propagate()
 	u.checkVolumes()
@@ -228,7 +232,7 @@ func leave(o *state.Instance, why string, remove bool) *change {
 	if o.Broken != "" {
 		why = whyBroken(o)
 	}
-	if o.State.Live() && o.Broken == "" {
+	if o.State.Live() {
 		ch.stop = why
 	}
 	if remove {
@@ -318,7 +322,7 @@ func storedDependencies(w state.World) map[string]map[string]spec.Dependency {
 	return all
 }
 
-var errBroken = errors.New("its record cannot be read")
+var errBroken = errors.New("its record cannot be used")
 
 func readable(o *state.Instance) (spec.Container, error) {
 	if o.Broken != "" {

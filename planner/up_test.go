@@ -1,8 +1,12 @@
 package planner
 
 import (
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/vzcompose/vzcompose/internal/diag"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/spec"
@@ -360,7 +364,10 @@ func TestUpAfterAFailureOrACrash(t *testing.T) {
 	oom := func(o *state.Instance) { exited(137)(o); o.Exit.OOM = true }
 	stopped := func(o *state.Instance) { exited(0)(o); o.Exit.Requested = true }
 	broken := func(o *state.Instance) {
-		*o = state.Instance{Name: o.Name, State: lifecycle.Errored, Broken: "state.json: unexpected end"}
+		*o = state.Instance{Name: o.Name, State: lifecycle.Errored, Broken: "config.json: unexpected end"}
+	}
+	unfinished := func(o *state.Instance) {
+		*o = state.Instance{Name: o.Name, State: lifecycle.Errored, Broken: "never finished", Unfinished: true}
 	}
 	for _, c := range []upCase{
 		{name: "failed migration", stack: shop(), world: without(without(with(up, "migrate-1", exited(3)), "web-1"), "web-2"), want: `
@@ -392,18 +399,26 @@ func TestUpAfterAFailureOrACrash(t *testing.T) {
 		{name: "ended well but is to run always", stack: stack("a", container(policy("always"))), world: with(running(stack("a", container(policy("always")))), "a-1", exited(0)), want: `
 #1 start container/a-1 (exited with 0)
 `},
-		{name: "broken record", stack: shop(), world: with(up, "web-2", broken), want: `
-#1 remove container/web-2 (its record cannot be read: state.json: unexpected end)
-#2 create container/web-2 after [1] (its record cannot be read: state.json: unexpected end)
-#3 start container/web-2 after [2] (its record cannot be read: state.json: unexpected end)
-warning: web-2 is made anew and what it wrote is lost: its record cannot be read: state.json: unexpected end
+		{name: "never finished", stack: shop(), world: with(up, "web-2", unfinished), want: `
+#1 remove container/web-2 (never finished)
+#2 create container/web-2 after [1] (never finished)
+#3 start container/web-2 after [2] (never finished)
+`},
+		{name: "broken record, made anew as asked", stack: shop(), world: with(up, "web-2", broken), o: Options{ForceRecreate: true, Only: []string{"web"}, NoDeps: true}, want: `
+#1 remove container/web-2 (its record cannot be used: config.json: unexpected end)
+#2 stop container/web-1 (asked to recreate)
+#3 remove container/web-1 after [2] (asked to recreate)
+#4 create container/web-1 after [3] (asked to recreate)
+#5 start container/web-1 after [4] (asked to recreate)
+#6 create container/web-2 after [1] (its record cannot be used: config.json: unexpected end)
+#7 start container/web-2 after [6] (its record cannot be used: config.json: unexpected end)
 `},
 		{name: "broken record, no recreate", stack: shop(), world: with(with(up, "db-1", broken), "migrate-1", exited(1)), o: Options{NoRecreate: true}, want: `
 #1 start container/migrate-1 (exited with 1)
-warning: db-1 stays as it is: its record cannot be read: state.json: unexpected end
+warning: db-1 stays as it is: its record cannot be used: config.json: unexpected end
 `},
 		{name: "broken record, not wanted", stack: shop(), world: with(up, "web-2", broken), o: Options{Scale: map[string]int{"web": 1}}, want: `
-#1 remove container/web-2 (its record cannot be read: state.json: unexpected end)
+#1 remove container/web-2 (its record cannot be used: config.json: unexpected end)
 #2 update container/web-1 (replicas 2 → 1)
 `},
 		{name: "half done", stack: shop(), world: without(with(with(up, "web-1", in(lifecycle.Initialized, "")), "db-1", in(lifecycle.Booting, "")), "web-2"), want: `
@@ -453,5 +468,45 @@ depends_on: the containers depend on each other: b → c → b`},
 		if err == nil || err.Error() != c.want[1:] {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+func TestUpRefusesWhatItCannotRead(t *testing.T) {
+	up := running(shop())
+	broken := func(s lifecycle.State) func(*state.Instance) {
+		return func(o *state.Instance) {
+			*o = state.Instance{Name: o.Name, State: s, Broken: "/h/config.json cannot be read"}
+		}
+	}
+	otherImage := func(o *state.Instance) { o.Spec, o.Image = []byte(`{"version":99}`), "sha256:other" }
+	for name, x := range map[string]struct {
+		world state.World
+		o     Options
+		want  []string
+	}{
+		"stopped":          {world: with(up, "web-2", broken(lifecycle.Errored)), want: []string{"web-2"}},
+		"running":          {world: with(up, "web-2", broken(lifecycle.Started)), want: []string{"web-2"}},
+		"several":          {world: with(with(up, "web-2", broken(lifecycle.Started)), "db-1", broken(lifecycle.Errored)), want: []string{"db-1", "web-2"}},
+		"declaration":      {world: with(up, "db-1", otherImage), want: []string{"db-1"}},
+		"force of another": {world: with(up, "db-1", broken(lifecycle.Errored)), o: Options{Only: []string{"web"}, ForceRecreate: true}, want: []string{"db-1"}},
+		"not meant":        {world: with(up, "db-1", broken(lifecycle.Errored)), o: Options{Only: []string{"web"}, NoDeps: true}},
+		"asked to leave":   {world: with(up, "db-1", broken(lifecycle.Errored)), o: Options{NoRecreate: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Up(shop(), x.world, x.o)
+			var refused diag.Findings
+			if errors.As(err, &refused) != (len(x.want) > 0) {
+				t.Fatalf("got %v", err)
+			}
+			var got []string
+			for _, f := range refused {
+				if got = append(got, f.Position.File); !strings.Contains(f.Hint, "vzcompose rm --stop "+f.Position.File) {
+					t.Errorf("the hint: %s", f.Hint)
+				}
+			}
+			if !slices.Equal(got, x.want) {
+				t.Errorf("refused %q, want %q", got, x.want)
+			}
+		})
 	}
 }

@@ -124,7 +124,7 @@ func whyStopped(o *state.Instance) string {
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 func whyBroken(o *state.Instance) string {
-	return "its record cannot be read: " + oneLine(o.Broken)
+	return "its record cannot be used: " + oneLine(o.Broken)
 }
 
 // size says bytes in the largest binary unit that leaves no rest.

@@ -25,6 +25,7 @@ func rules() []rule {
 		{"pure", checkPure},
 		{"output", checkOutput},
 		{"sleep", checkSleep},
+		{"renames", checkRenames},
 		{"init", checkInit},
 		{"variables", checkVariables},
 	}
@@ -210,6 +211,31 @@ func checkSleep(s *source) (bad []string) {
 	return bad
 }
 
+func checkRenames(s *source) (bad []string) {
+	used, there := map[string]bool{}, map[string]bool{}
+	for _, f := range s.files {
+		there[f.path] = true
+		if f.test || under(f.pkg, "tools") {
+			continue
+		}
+		f.uses("os", func(pos token.Pos, name string) {
+			if name != "Rename" {
+				return
+			}
+			used[f.path] = true
+			if _, ok := renames()[f.path]; !ok {
+				bad = append(bad, fmt.Sprintf("%s calls os.Rename: a file that must survive a loss of power is synced before and its directory after, which internal/durable does; or list the file with its reason", s.fset.Position(pos)))
+			}
+		})
+	}
+	for p := range renames() {
+		if there[p] && !used[p] {
+			bad = append(bad, fmt.Sprintf("%s is listed as renaming and does not: take it off the list", p))
+		}
+	}
+	return bad
+}
+
 func checkInit(s *source) (bad []string) {
 	for _, f := range s.files {
 		for _, d := range f.ast.Decls {
@@ -324,6 +350,8 @@ func TestRulesBite(t *testing.T) {
 		{"output", "spec/x.go", `package spec; func f() { println() }`, "builtin"},
 		{"output", "internal/ui/x.go", `package ui; import "fmt"; func f() { fmt.Println() }`, ""},
 		{"sleep", "relay/x_test.go", `package relay; import "time"; func f() { time.Sleep(1) }`, "wait for the fact"},
+		{"renames", "internal/store/x.go", `package store; import "os"; func f() { os.Rename("a", "b") }`, "internal/durable"},
+		{"renames", "internal/store/x_test.go", `package store; import "os"; func f() { os.Rename("a", "b") }`, ""},
 		{"sleep", "relay/x_test.go", `package relay; import ("time"; "testing/synctest"); func f() { time.Sleep(1); synctest.Wait() }`, ""},
 		{"init", "relay/x.go", `package relay; func init() {}`, "init()"},
 		{"init", "relay/x.go", `package relay; type t int; func (t) init() {}`, ""},

@@ -27,6 +27,8 @@ func rooms() map[string]row {
 		"internal/boot":      {pure: true},
 		"internal/seccomp":   {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
+		"internal/durable":   {},
+		"internal/childenv":  {},
 
 		// the wire
 		"internal/wire":        {imports: []string{"internal/errs"}},
@@ -44,30 +46,30 @@ func rooms() map[string]row {
 		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
-		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo"}},
+		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv"}},
 		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
 		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
 
 		// mechanism: one resource each
-		"internal/store":             {imports: []string{"internal/errs", "internal/filelock", "internal/lifecycle", "internal/state", "internal/undo"}},
-		"internal/image":             {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo"}},
+		"internal/store":             {imports: []string{"internal/errs", "internal/filelock", "internal/lifecycle", "internal/state", "internal/undo", "internal/durable"}},
+		"internal/image":             {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo", "internal/durable", "internal/filelock"}},
 		"internal/image/erofs":       {imports: []string{"internal/errs"}},
-		"internal/kernel":            {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/kernel":            {imports: []string{"internal/errs", "internal/state", "internal/undo", "internal/durable", "internal/filelock"}},
 		"internal/kernel/kerneltest": {},
 		// What a stack's switch is made of, from the bottom up.
 		"internal/network/frame":   {pure: true},
 		"internal/network/segment": {imports: []string{"internal/errs", "internal/network/frame"}},
 		"internal/network/gateway": {imports: []string{"relay", "internal/errs", "internal/network/frame", "internal/network/segment"}},
 		"internal/network/names":   {imports: []string{"internal/errs"}},
-		"internal/network/lease":   {imports: []string{"internal/errs", "internal/network/frame"}},
+		"internal/network/lease":   {imports: []string{"internal/errs", "internal/network/frame", "internal/durable"}},
 		"internal/network": {imports: []string{"internal/errs", "internal/network/frame", "internal/network/gateway",
 			"internal/network/names", "internal/network/segment"}},
-		"internal/switchproc": {imports: []string{"internal/errs", "internal/filelock", "internal/network", "internal/switchproto"}},
+		"internal/switchproc": {imports: []string{"internal/errs", "internal/filelock", "internal/network", "internal/switchproto", "internal/childenv"}},
 		// The machines' side of it, for tests.
 		"internal/network/networktest": {imports: []string{"internal/network/frame"}},
-		"internal/volume":              {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
+		"internal/volume":              {imports: []string{"internal/errs", "internal/state", "internal/undo", "internal/durable"}},
 		"internal/logs":                {imports: []string{"internal/errs", "internal/state", "internal/undo"}},
 		"internal/agents":              {imports: []string{"internal/errs"}},
 		"internal/archive":             {imports: []string{"internal/errs"}},
@@ -77,13 +79,13 @@ func rooms() map[string]row {
 		// It is the machine's main program: its stderr is the console.
 		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/journal", "internal/lifecycle",
-			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire"}},
+			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire", "internal/durable"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
 		"internal/settings": {imports: []string{"spec", "internal/errs"}},
 		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
-			"internal/seccomp", "internal/undo", "internal/volume"}},
+			"internal/seccomp", "internal/undo", "internal/volume", "internal/childenv"}},
 
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
@@ -93,7 +95,7 @@ func rooms() map[string]row {
 		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
 			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc",
-			"internal/ui", "internal/wire"}},
+			"internal/ui", "internal/wire", "internal/childenv"}},
 		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},
@@ -135,6 +137,20 @@ func impure() map[string]string {
 // clock are the names of package time that read or follow a clock.
 func clock() []string {
 	return []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
+}
+
+// renames are the files that may rename files themselves, each with its reason.
+// What must survive a loss of power goes through internal/durable.
+func renames() map[string]string {
+	return map[string]string{
+		"internal/durable/durable.go": "it is the way to do it",
+		"internal/journal/journal.go": "a journal is for people; a loss of power may cost its last lines",
+		"internal/store/folder.go":    "a removal that a loss of power undoes is done again",
+		"internal/kernel/import.go":   "a broken kernel goes into the workspace, which is deleted",
+		"vmm/qemu/template.go":        "a template that a loss of power leaves torn fails its checksums and is made anew",
+		"vmm/qemu/console.go":         "a console is for people",
+		"vmm/vmmtest/machine.go":      "it is a test",
+	}
 }
 
 // sleeps are the files that may call time.Sleep, each with its reason. Tests

@@ -79,6 +79,8 @@ type app struct {
 	deps Deps
 	view *ui.UI // set once the global flags are read
 	cold bool   // machines are to boot
+	// adopt: a stack of another project directory becomes that of this one.
+	adopt bool
 }
 
 // exit says what is left to say of err, and answers the status.
@@ -180,6 +182,7 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "name", Aliases: []string{"n", "p", "project-name"}, Usage: "`NAME` of the stack", EnvVars: []string{"VZCOMPOSE_NAME"}},
 		&cli.StringSliceFlag{Name: "profile", Usage: "with the containers of profile `NAME`; repeatable, * is all", EnvVars: []string{"VZCOMPOSE_PROFILES"}},
 		&cli.StringFlag{Name: "project-directory", Usage: "`FOLDER` that relative paths start from"},
+		&cli.BoolFlag{Name: "adopt", Usage: "make a stack of another project directory the stack of this one"},
 		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, tty, plain, json or quiet"},
 		&cli.BoolFlag{Name: "no-color", Usage: "no colours", EnvVars: []string{"NO_COLOR"}},
 		&cli.IntFlag{Name: "parallel", Usage: "at most `N` steps at a time"},
@@ -194,6 +197,7 @@ func (a *app) before(c *cli.Context) error {
 		return usage("no progress %q: auto, tty, plain, json or quiet", mode)
 	}
 	a.view = a.newView(mode, c.Bool("no-color"))
+	a.adopt = c.Bool("adopt")
 	return nil
 }
 

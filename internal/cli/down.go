@@ -40,7 +40,12 @@ func (a *app) down(c *cli.Context) error {
 	}
 	stop := newInterrupt(c.Context)
 	defer stop.release()
-	_, _, err = a.converge(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
+	lock, err := a.lockStack(w, stop)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	_, _, err = a.convergeLocked(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
 		o, err := a.downOptions(c, world)
 		if err != nil {
 			return nil, err
@@ -53,12 +58,8 @@ func (a *app) down(c *cli.Context) error {
 	if stop.asked() {
 		return status(exitInterrupted)
 	}
-	if len(mustBeEmpty(w)) == 0 {
-		if err := w.EndSwitch(c.Context); err != nil {
-			return err
-		}
-	}
-	if err := w.house.home.RemoveStack(w.Name); err != nil {
+	// Under the lock still: an up that waits for it must not find half of it.
+	if err := w.RemoveStack(c.Context); err != nil {
 		return err
 	}
 	if err := emptyWithLast(c.Context, w.house); err != nil {
@@ -104,12 +105,6 @@ func volumesOf(ct spec.Container) (names []string) {
 		}
 	}
 	return names
-}
-
-// mustBeEmpty answers the instances that are left, as far as that can be told.
-func mustBeEmpty(w *work) []string {
-	left, _ := w.house.home.ListInstances(w.Name) // what is wrong RemoveStack says
-	return left
 }
 
 func (a *app) planCommand() *cli.Command {

@@ -32,6 +32,9 @@ func (a *app) eventsCommand() *cli.Command {
 
 func (a *app) events(c *cli.Context) error {
 	w, err := a.withName(c)
+	if err == nil {
+		err = w.CheckOwner()
+	}
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,9 @@ func (a *app) imageList(c *cli.Context) error {
 		if !i.Created.IsZero() && i.Created.Unix() > 0 {
 			created = humanize.Time(i.Created)
 		}
+		if i.Broken != "" {
+			a.view.Warnf("%s", i.Broken)
+		}
 		t.add(i, i.Ref, i.Ref, shortID(i.Digest), i.Platform, humanize.IBytes(uint64(i.Size)), created)
 	}
 	return a.show(c, t)

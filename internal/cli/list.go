@@ -61,6 +61,7 @@ func (a *app) ps(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	a.warnOfDamage(world)
 	picked, err := pick(world, c.Args().Slice())
 	if err != nil {
 		return err
@@ -169,11 +170,10 @@ func (a *app) ls(c *cli.Context) error {
 	}
 	t := table{header: []string{"NAME", "INSTANCES", "FILES"}}
 	for _, s := range all {
-		words := s.Broken
-		if words == "" {
-			words = counts(s.Instances)
+		for _, text := range s.Damage {
+			a.view.Warnf("%s", text)
 		}
-		t.add(s, s.Name, s.Name, words, strings.Join(s.Files, ", "))
+		t.add(s, s.Name, s.Name, counts(s.Instances), strings.Join(s.Files, ", "))
 	}
 	return a.show(c, t)
 }

@@ -134,7 +134,7 @@ func (a *app) workOn(loaded *spec.Loaded) (*work, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files, Statics: engine.Statics(loaded.Stack)}
+	s := &engine.Stack{Engine: h.engine, Name: loaded.Stack.Name, Dir: loaded.Stack.Dir, Files: loaded.Files, Adopt: a.adopt, Statics: engine.Statics(loaded.Stack)}
 	return &work{house: h, Stack: s, desired: loaded.Stack}, nil
 }
 
@@ -158,9 +158,11 @@ func (a *app) withName(c *cli.Context) (*work, error) {
 		id = spec.Identify(o)
 	}
 	if id.Name == "" {
-		if id.Name, err = h.recordedIn(id.Dir); err != nil {
+		name, err := h.recordedIn(id.Dir)
+		if err != nil {
 			return nil, err
 		}
+		id = spec.Identity{Name: name}
 	}
 	if id.Name == "" {
 		if _, err := a.loadAs(o); err != nil { // which says what is wrong
@@ -205,6 +207,26 @@ func (w *work) refs() []string {
 		}
 	}
 	return slices.DeleteFunc(refs, func(r string) bool { return r == "" })
+}
+
+// claim makes the stack that of this project directory where the recorded one is
+// gone, or the user says so. The stack's lock is held.
+func (a *app) claim(w *work) error {
+	for _, name := range w.RenamedFrom() {
+		a.view.Notef("stack %s is new; the directory of stack %s is gone: if it is this one, take it along with -n %s, or name: %s in the stack file", w.Name, name, name, name)
+	}
+	from, err := w.Claim()
+	if err == nil && from != "" {
+		a.view.Notef("stack %s was that of %s and belongs to %s from now on", w.Name, from, w.Dir)
+	}
+	return err
+}
+
+// warnOfDamage names the records that cannot be read.
+func (a *app) warnOfDamage(world state.World) {
+	for _, text := range world.Damage {
+		a.view.Warnf("%s", text)
+	}
 }
 
 func (w *work) observe(ctx context.Context) (state.World, error) { return w.Observe(ctx, w.refs()) }
@@ -255,8 +277,9 @@ func one(world state.World, name string, index int) (state.Instance, error) {
 // before the first boot would miss.
 func (w *work) logDir(name string) (string, error) {
 	dir := w.house.home.Log(w.Name, name)
-	if _, err := os.Stat(filepath.Dir(dir)); err != nil {
-		return "", err
+	err := os.Mkdir(dir, 0o700) // not MkdirAll: an instance that is removed meanwhile stays removed
+	if os.IsExist(err) {
+		err = nil
 	}
-	return dir, os.MkdirAll(dir, 0o700)
+	return dir, err
 }

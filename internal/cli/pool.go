@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
@@ -28,8 +29,9 @@ type fillOrder struct {
 	Memory   uint64        `json:"memory"` // bytes
 }
 
-// maxFillOrder bounds one, in bytes.
-const maxFillOrder = 8 << 20
+// maxFillOrder bounds one, in bytes. It has a record, of 8 MiB at most, for each
+// container that is to be held.
+const maxFillOrder = 256 << 20
 
 // refill has the pool filled for the machines of w, where there is to be one.
 func (a *app) refill(ctx context.Context, w *work) error {
@@ -66,7 +68,7 @@ func (a *app) refill(ctx context.Context, w *work) error {
 	}
 	defer func() { _ = stdin.Close() }() // the child has its own
 	cmd := exec.Command(self, fillCommand)
-	cmd.Stdin, cmd.Stderr, cmd.Dir = stdin, said, "/"
+	cmd.Stdin, cmd.Stderr, cmd.Dir, cmd.Env = stdin, said, "/", childenv.List()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("fill the pool: %w", err)
@@ -132,8 +134,13 @@ func fill(ctx context.Context, d Deps) error {
 // emptyWithLast ends the machines that wait where there is no stack any more.
 func emptyWithLast(ctx context.Context, h *house) error {
 	stacks, err := h.home.ListStacks()
-	if err != nil || len(stacks) > 0 {
+	if err != nil {
 		return err
+	}
+	for _, s := range stacks { // one may have volumes only
+		if left, err := h.home.ListInstances(s); err != nil || len(left) > 0 {
+			return err
+		}
 	}
 	return h.engine.EmptyPool(ctx)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/vzcompose/vzcompose/executor"
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/logs"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
@@ -174,20 +175,37 @@ func reach(s *spec.Stack, names []string, noDeps bool) map[string]bool {
 // failed has been shown; the error sets the status.
 func (a *app) converge(c *cli.Context, w *work, stop *interrupt, dry bool,
 	compute func(state.World) (*planner.Plan, error)) (executor.Report, *planner.Plan, error) {
-	lock, err := w.house.home.LockStack(stop.drain, w.Name, func() {
-		a.view.Notef("waiting for another vzcompose that works on stack %s", w.Name)
-	})
+	lock, err := a.lockStack(w, stop)
 	if err != nil {
 		return executor.Report{}, nil, err
 	}
 	defer lock.Release()
+	return a.convergeLocked(c, w, stop, dry, compute)
+}
+
+// lockStack takes the lock under which the stack is changed.
+func (a *app) lockStack(w *work, stop *interrupt) (*filelock.Lock, error) {
+	return w.house.home.LockStack(stop.drain, w.Name, func() {
+		a.view.Notef("waiting for another vzcompose that works on stack %s", w.Name)
+	})
+}
+
+// convergeLocked is converge for a caller that holds the stack's lock.
+func (a *app) convergeLocked(c *cli.Context, w *work, stop *interrupt, dry bool,
+	compute func(state.World) (*planner.Plan, error)) (executor.Report, *planner.Plan, error) {
 	world, err := w.observe(stop.kill)
 	if err != nil {
 		return executor.Report{}, nil, err
 	}
+	a.warnOfDamage(world)
 	plan, err := compute(world)
 	if err != nil {
 		return executor.Report{}, nil, err
+	}
+	if !dry {
+		if err := a.claim(w); err != nil {
+			return executor.Report{}, plan, err
+		}
 	}
 	for _, warning := range plan.Warnings {
 		a.view.Warnf("%s", warning)

@@ -353,10 +353,7 @@ func (a *app) inspect(c *cli.Context) error {
 			if err != nil {
 				return err
 			}
-			st, err := home.ReadState(w.Name, i.Name)
-			if err != nil {
-				return err
-			}
+			st, _ := home.ReadState(w.Name, i.Name) // what is wrong with it is the instance's cause
 			v.Machine = inspectMachine{CPUs: rec.CPUs, Memory: rec.Memory, Origin: st.Origin}
 			v.Phases, v.Notes, v.Runtime, v.Paths.Root = st.Phases, st.Notes, rec.Runtime, rec.Root
 		}

@@ -53,7 +53,7 @@ func (s *Stack) create(ctx context.Context, op planner.Create, report func(event
 	if err := s.record(); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.o.Home.Instance(s.Name, op.Instance), 0o700); err != nil {
+	if err := s.o.Home.MakeInstance(s.Name, op.Instance); err != nil {
 		return fmt.Errorf("make the instance's folder: %w", err)
 	}
 	un.Push("make the instance's folder", func(context.Context) error {
@@ -92,6 +92,9 @@ func (s *Stack) update(ctx context.Context, op planner.Update, report func(event
 		return err
 	}
 	rec.Created = old.Created
+	if err := s.record(); err != nil {
+		return err
+	}
 	if err := s.forget(op.Instance); err != nil {
 		return err
 	}
@@ -124,19 +127,11 @@ func (s *Stack) forget(name string) error {
 		return fmt.Errorf("take the instance's lock: %w", err)
 	}
 	defer lock.Release()
-	st, err := s.o.Home.ReadState(s.Name, name)
+	st, _, err := s.o.Home.TakeState(s.Name, name)
 	if err != nil {
 		return err
 	}
 	return s.o.Home.WriteState(s.Name, name, store.State{State: lifecycle.Initialized, Boots: st.Boots})
-}
-
-// record keeps the stack's own record as it was read last.
-func (s *Stack) record() error {
-	if old, err := s.o.Home.ReadStack(s.Name); err == nil && old.Dir == s.Dir && slices.Equal(old.Files, s.Files) {
-		return nil
-	}
-	return s.o.Home.WriteStack(store.Stack{Name: s.Name, Dir: s.Dir, Files: s.Files, Created: time.Now()})
 }
 
 // instance decides everything about an instance that does not wait for its
@@ -330,7 +325,11 @@ func (s *Stack) remove(ctx context.Context, name string) error {
 	if err := s.awaitGone(ctx, name); err != nil {
 		return err
 	}
-	if err := s.o.Home.RemoveInstance(s.Name, name); err != nil {
+	err = s.o.Home.RemoveInstance(s.Name, name)
+	if errs.Is(err, errs.FailedPrecondition) {
+		return errs.New(errs.FailedPrecondition, "%s is still running", name)
+	}
+	if err != nil {
 		return fmt.Errorf("delete its folder: %w", err)
 	}
 	if err := s.returnLeases(name); err != nil {

@@ -85,6 +85,8 @@ type Stack struct {
 	Name  string
 	Dir   string   // of the stack file; "" where it was not read
 	Files []string // absolute
+	// Adopt has the stack become that of Dir, whichever directory it belongs to.
+	Adopt bool
 	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
 	// declared.
 	Grace *time.Duration
@@ -211,8 +213,8 @@ func (e *Engine) kernel(ctx context.Context, id string) (kernel.Kernel, error) {
 		return e.o.Kernels.Default(ctx, runtime.GOARCH)
 	}
 	k, err := e.o.Kernels.Find(id)
-	if errs.Is(err, errs.NotFound) {
-		err = errs.WithHint(err, "it was removed; up --force-recreate takes it in again")
+	if errs.Is(err, errs.NotFound) || store.Damaged(err) {
+		err = errs.WithHint(err, "up --force-recreate takes it in again, and replaces one that is damaged")
 	}
 	return k, err
 }

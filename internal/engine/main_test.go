@@ -38,11 +38,15 @@ const (
 const shimLife = 2 * time.Minute
 
 func TestMain(m *testing.M) {
-	if len(os.Args) < 3 || os.Args[1] != asShim {
+	be := func() error { return beShim(os.Args[2]) }
+	switch {
+	case len(os.Args) == 5 && os.Args[1] == asCommand:
+		be = func() error { return beCommand(os.Args[2], os.Args[3], os.Args[4]) }
+	case len(os.Args) < 3 || os.Args[1] != asShim:
 		os.Exit(m.Run())
 	}
 	time.AfterFunc(shimLife, func() { os.Exit(9) })
-	if err := beShim(os.Args[2]); err != nil {
+	if err := be(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -36,6 +36,9 @@ const inspectLimit = 5 * time.Second
 
 // Networks answers the networks of the stack, sorted by name.
 func (s *Stack) Networks(ctx context.Context) ([]NetworkInfo, error) {
+	if err := s.CheckOwner(); err != nil {
+		return nil, err
+	}
 	declared, err := s.o.Home.ReadNetworks(s.Name)
 	if err != nil || len(declared) == 0 {
 		return nil, err

@@ -55,11 +55,19 @@ func asked(f spec.Interface) netip.Addr {
 }
 
 // book has do change the stack's leases, one at a time, and keeps what came of
-// it.
+// it. In the place of a book that is damaged, which is set aside, another is written
+// from the records of the instances: each has what it was given.
 func (s *Stack) book(do func(*lease.Book) error) error {
 	s.leases.Lock()
 	defer s.leases.Unlock()
-	b, err := lease.Open(s.o.Home.Leases(s.Name), s.Name)
+	path := s.o.Home.Leases(s.Name)
+	b, err := lease.Open(path, s.Name)
+	if store.Damaged(err) {
+		if _, err := store.SetAside(path); err != nil {
+			return fmt.Errorf("set the damaged leases aside: %w", err)
+		}
+		b, err = s.rebuildBook()
+	}
 	if err != nil {
 		return err
 	}
@@ -67,6 +75,42 @@ func (s *Stack) book(do func(*lease.Book) error) error {
 		return err
 	}
 	return b.Save()
+}
+
+// rebuildBook returns the leases that the records of the instances tell of.
+func (s *Stack) rebuildBook() (*lease.Book, error) {
+	b := lease.New(s.o.Home.Leases(s.Name), s.Name)
+	names, err := s.o.Home.ListInstances(s.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		rec, err := s.o.Home.ReadInstance(s.Name, name)
+		if err != nil {
+			continue // Observe reports it
+		}
+		for _, i := range rec.Interfaces {
+			b.Recover(recovered(name, i))
+		}
+	}
+	return b, nil
+}
+
+// recovered is what an instance and its network were given, as its record has it.
+func recovered(instance string, i store.Interface) (lease.Network, lease.Lease) {
+	n := lease.Network{Subnet: i.On.Gateway.Masked(), Gateway: i.On.Gateway.Addr()}
+	if i.On.Gateway6.IsValid() {
+		n.Subnet6, n.Gateway6 = i.On.Gateway6.Masked(), i.On.Gateway6.Addr()
+	}
+	l := lease.Lease{Network: i.Network, Instance: instance, MAC: parseMAC(i.MAC)}
+	for _, p := range i.Addresses {
+		if p.Addr().Is4() {
+			l.Address = p.Addr()
+		} else {
+			l.Address6 = p.Addr()
+		}
+	}
+	return n, l
 }
 
 // defineNetwork gives a network what its declaration wants, and records that.
@@ -122,6 +166,9 @@ func (s *Stack) declare(add func([]state.Network) []state.Network, name string) 
 	s.leases.Lock()
 	defer s.leases.Unlock()
 	all, err := s.o.Home.ReadNetworks(s.Name)
+	if store.Damaged(err) { // the plan, which did not know of them, declares each anew
+		_, err = store.SetAside(s.o.Home.NetworkRecord(s.Name))
+	}
 	if err != nil {
 		return err
 	}
@@ -270,8 +317,30 @@ func (s *Stack) EndSwitch(ctx context.Context) error {
 	}
 }
 
-// returnLeases takes back what an instance that is removed was given.
+// RemoveStack removes what is left of a stack of which every instance is gone: its
+// switch and its folder. While it has volumes, the record of whose they are stays.
+// Where an instance is left nothing is removed. The caller holds the stack's lock.
+func (s *Stack) RemoveStack(ctx context.Context) error {
+	left, err := s.o.Home.ListInstances(s.Name)
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	if err := s.EndSwitch(ctx); err != nil {
+		return err
+	}
+	volumes, err := s.volumes().List()
+	if err != nil {
+		return err
+	}
+	return s.o.Home.RemoveStack(s.Name, len(volumes) > 0)
+}
+
+// returnLeases takes back what an instance that is removed was given. A damaged
+// book is written anew without it when it is needed next.
 func (s *Stack) returnLeases(instance string) error {
+	if _, err := lease.Open(s.o.Home.Leases(s.Name), s.Name); store.Damaged(err) {
+		return nil
+	}
 	if _, err := os.Stat(s.o.Home.Leases(s.Name)); os.IsNotExist(err) {
 		return nil
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/network/lease"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -22,9 +23,14 @@ import (
 // whose lock nobody holds.
 const lostShim = "its shim was lost: killed, or the host was restarted"
 
-// Observe answers what there is of the stack, and what refs mean locally.
+// Observe returns what there is of the stack, and what refs mean locally. A record
+// that cannot be read is part of that and no error: it must not keep anybody from
+// what runs.
 func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error) {
 	w := state.World{Stack: s.Name}
+	if err := s.CheckOwner(); err != nil {
+		return w, err
+	}
 	names, err := s.o.Home.ListInstances(s.Name)
 	if err != nil {
 		return w, fmt.Errorf("observe stack %s: %w", s.Name, err)
@@ -42,33 +48,47 @@ func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error)
 	if err := g.Wait(); err != nil {
 		return w, fmt.Errorf("observe stack %s: %w", s.Name, err)
 	}
+	w.Instances = slices.DeleteFunc(w.Instances, func(i state.Instance) bool {
+		return i.Unfinished && isGone(s.o.Home.Instance(s.Name, i.Name)) // removed since it was listed
+	})
 	if w.Volumes, err = s.volumes().List(); err != nil {
 		return w, err
 	}
+	if _, err := s.o.Home.ReadStack(s.Name); err != nil && !errs.Is(err, errs.NotFound) {
+		w.Damage = append(w.Damage, fmt.Sprintf("the record of stack %s: %v", s.Name, err))
+	}
 	if w.Networks, err = s.o.Home.ReadNetworks(s.Name); err != nil {
+		w.Damage = append(w.Damage, fmt.Sprintf("the networks of stack %s: %v", s.Name, err))
+	}
+	if _, err := lease.Open(s.o.Home.Leases(s.Name), s.Name); err != nil {
+		w.Damage = append(w.Damage, fmt.Sprintf("the addresses of stack %s: %v", s.Name, err))
+	}
+	var unknown []string
+	if w.Images, unknown, err = s.resolve(ctx, refs); err != nil {
 		return w, err
 	}
-	w.Images, err = s.resolve(ctx, refs)
-	return w, err
+	w.Damage = append(w.Damage, unknown...)
+	return w, nil
 }
 
-func (s *Stack) resolve(ctx context.Context, refs []string) ([]state.Image, error) {
-	var all []state.Image
+// resolve returns what refs mean locally, and what is damaged of the images.
+func (s *Stack) resolve(ctx context.Context, refs []string) (all []state.Image, damage []string, err error) {
 	for _, ref := range slices.Compact(slices.Sorted(slices.Values(refs))) {
 		img, err := s.o.Images.Find(ctx, ref, Platform())
-		if errs.Is(err, errs.NotFound) {
-			continue
+		switch {
+		case err == nil:
+			all = append(all, state.Image{Ref: ref, Digest: img.Digest})
+		case errs.Is(err, errs.NotFound):
+		case store.Damaged(err): // who needs the image is told again, with the error
+			damage = append(damage, fmt.Sprintf("image %s: %v", ref, err))
+		default:
+			return nil, nil, err
 		}
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, state.Image{Ref: ref, Digest: img.Digest})
 	}
-	return all, nil
+	return all, damage, nil
 }
 
-// observe answers one instance. What is wrong with its records is part of the
-// answer.
+// observe returns one instance. What is wrong with its records is part of it.
 func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error) {
 	i := state.Instance{Name: name}
 	i.Container, i.Index = splitName(name)
@@ -77,24 +97,27 @@ func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error
 		return i, err
 	}
 	rec, err := s.o.Home.ReadInstance(s.Name, name)
-	var st store.State
-	if err == nil {
+	switch {
+	case err == nil:
 		i.Container, i.Index = rec.Container, rec.Index
 		i.Spec, i.Image, i.Created = rec.Spec, rec.Image, rec.Created
-		st, err = s.o.Home.ReadState(s.Name, name)
-	}
-	switch {
-	case errs.Is(err, errs.NotFound):
-		i.Broken = "it was never finished being created"
-	case err != nil:
+	case errs.Is(err, errs.NotFound) && !alive && !s.o.Home.Began(s.Name, name):
+		i.Broken, i.Unfinished = "it was never finished being created", true
+	default:
 		i.Broken = err.Error()
 	}
-	if i.Broken != "" {
+	st, err := s.o.Home.ReadState(s.Name, name)
+	switch {
+	case err == nil && i.Unfinished:
 		i.State = lifecycle.Errored
-		if alive { // removing it begins with stopping it
-			i.State = lifecycle.Started
-		}
 		return i, nil
+	case err != nil: // it is written anew by the next start
+		st = store.State{State: lifecycle.Errored, Cause: "how it was is not known: " + err.Error()}
+		if alive {
+			st = store.State{State: lifecycle.Started, Cause: st.Cause}
+		}
+	case i.Broken != "" && !st.State.Live():
+		st.State = lifecycle.Errored
 	}
 	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
 	i.Started, i.Finished, i.Boots, i.PID = st.Started, st.Finished, st.Boots, st.PID
@@ -115,16 +138,16 @@ func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error
 func (s *Stack) askShim(ctx context.Context, i *state.Instance) {
 	ctx, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
+	var st shimproto.Status
 	c, err := shimproto.Dial(ctx, s.o.Home.Socket(s.Name, i.Name), nil)
+	if err == nil {
+		defer c.Close()
+		st, err = c.Status(ctx)
+	}
 	if err != nil {
 		if !i.State.Live() { // it has the lock, but has not written yet
 			i.State = lifecycle.Booting
 		}
-		return
-	}
-	defer c.Close()
-	st, err := c.Status(ctx)
-	if err != nil {
 		return
 	}
 	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
@@ -146,10 +169,11 @@ type StackInfo struct {
 	Name      string           `json:"name"`
 	Files     []string         `json:"files"`
 	Instances []state.Instance `json:"instances"`
-	Broken    string           `json:"broken,omitempty"`
+	Damage    []string         `json:"damage,omitempty"` // what cannot be read of it, a line each
 }
 
-// List answers every stack of the home folder.
+// List returns every stack of the home folder that has instances. What is damaged
+// of one is no error of the list.
 func (e *Engine) List(ctx context.Context) ([]StackInfo, error) {
 	names, err := e.o.Home.ListStacks()
 	if err != nil {
@@ -158,17 +182,18 @@ func (e *Engine) List(ctx context.Context) ([]StackInfo, error) {
 	var all []StackInfo
 	for _, name := range names {
 		info := StackInfo{Name: name}
-		if rec, err := e.o.Home.ReadStack(name); err != nil && !errs.Is(err, errs.NotFound) {
-			info.Broken = err.Error()
-		} else {
+		w, err := (&Stack{Engine: e, Name: name}).Observe(ctx, nil)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		info.Instances, info.Damage = w.Instances, w.Damage
+		if err != nil {
+			info.Damage = append(info.Damage, err.Error())
+		}
+		if rec, err := e.o.Home.ReadStack(name); err == nil { // otherwise Observe said so
 			info.Files = rec.Files
 		}
-		w, err := (&Stack{Engine: e, Name: name}).Observe(ctx, nil)
-		if err != nil {
-			return nil, err
-		}
-		info.Instances = w.Instances
-		if len(info.Instances) > 0 || info.Broken != "" {
+		if len(info.Instances) > 0 || len(info.Damage) > 0 {
 			all = append(all, info)
 		}
 	}

@@ -145,17 +145,23 @@ func TestObserveLockedWithoutSocket(t *testing.T) {
 
 func TestObserveBroken(t *testing.T) {
 	config := `{"version":1,"stack":"shop","container":"my-web","name":"my-web-3","index":3}`
+	ran := `{"version":1,"state":"stopped"}`
 	for name, x := range map[string]struct {
 		files  map[string]string
-		broken string
+		broken string // what makes its record unreadable; "": nothing
+		cause  string
 	}{
-		"without record":       {map[string]string{"writable.img": ""}, "never finished"},
-		"record cut short":     {map[string]string{"config.json": `{"version":1,`}, "config.json"},
-		"empty record":         {map[string]string{"config.json": ""}, "config.json"},
-		"record of the future": {map[string]string{"config.json": `{"version":99}`}, "version 99"},
-		"no record's type":     {map[string]string{"config.json": `{"version":1,"cpus":"x"}`}, "config.json"},
-		"state cut short":      {map[string]string{"config.json": config, "state.json": "{"}, "state.json"},
-		"unknown state":        {map[string]string{"config.json": config, "state.json": `{"version":1,"state":"asleep"}`}, "asleep"},
+		"without record":         {files: map[string]string{"writable.img": ""}, broken: "never finished"},
+		"record gone":            {files: map[string]string{"state.json": ran}, broken: "config.json"},
+		"record cut short":       {files: map[string]string{"config.json": `{"version":1,`}, broken: "config.json"},
+		"record cut short, ran":  {files: map[string]string{"config.json": `{"version":1,`, "state.json": ran}, broken: "config.json"},
+		"empty record":           {files: map[string]string{"config.json": ""}, broken: "config.json"},
+		"record of the future":   {files: map[string]string{"config.json": `{"version":99}`}, broken: "version 99"},
+		"no record's type":       {files: map[string]string{"config.json": `{"version":1,"cpus":"x"}`}, broken: "config.json"},
+		"state cut short":        {files: map[string]string{"config.json": config, "state.json": "{"}, cause: "state.json"},
+		"state of the future":    {files: map[string]string{"config.json": config, "state.json": `{"version":99}`}, cause: "version 99"},
+		"unknown state":          {files: map[string]string{"config.json": config, "state.json": `{"version":1,"state":"asleep"}`}, cause: "asleep"},
+		"all of it is cut short": {files: map[string]string{"config.json": "{", "state.json": "{"}, broken: "config.json", cause: "state.json"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStack(t, Options{})
@@ -163,7 +169,8 @@ func TestObserveBroken(t *testing.T) {
 				write(t, s, "my-web-3", file, text)
 			}
 			i := observed(t, s, "my-web-3")
-			if !strings.Contains(i.Broken, x.broken) || i.State != lifecycle.Errored || i.Container != "my-web" || i.Index != 3 {
+			if !strings.Contains(i.Broken, x.broken) || (i.Broken == "") != (x.broken == "") || !strings.Contains(i.Cause, x.cause) ||
+				i.Unfinished != (name == "without record") || i.State != lifecycle.Errored || i.Container != "my-web" || i.Index != 3 {
 				t.Errorf("got %+v", i)
 			}
 			lock, err := s.o.Home.LockInstance(s.Name, "my-web-3")
@@ -171,7 +178,7 @@ func TestObserveBroken(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer lock.Release()
-			if i := observed(t, s, "my-web-3"); i.State != lifecycle.Started || i.Broken == "" {
+			if i := observed(t, s, "my-web-3"); !i.State.Live() || i.Unfinished || (i.Broken == "") != (x.broken == "") {
 				t.Errorf("with a shim: %+v", i)
 			}
 		})
@@ -193,6 +200,7 @@ func TestSplitName(t *testing.T) {
 
 func TestListStacks(t *testing.T) {
 	s := newStack(t, Options{})
+	s.Dir = "/shop"
 	if err := s.record(); err != nil { // no instance: not told
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -197,7 +198,8 @@ type Spare struct {
 	Created time.Time
 }
 
-// Spares lists them. What dead ones left is removed.
+// Spares lists them: all that live, also one whose record cannot be read, which is
+// of no make then. What dead ones left is removed.
 func (e *Engine) Spares() (all []Spare, err error) {
 	pool := e.spares()
 	names, err := pool.o.Home.ListInstances(spareStack)
@@ -211,7 +213,7 @@ func (e *Engine) Spares() (all []Spare, err error) {
 		}
 		rec, rerr := pool.o.Home.ReadInstance(spareStack, name)
 		switch {
-		case alive && rerr == nil:
+		case alive:
 			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}, rec.Created})
 		case !alive && (rerr == nil || pool.older(name, poolLimit)): // younger ones are just being made
 			if err := pool.remove(context.Background(), name); err != nil {
@@ -419,24 +421,38 @@ func (e *Engine) EmptyPool(ctx context.Context) error {
 	if err != nil || len(all) == 0 {
 		return err
 	}
-	pool := e.spares()
-	var failed error
-	for _, s := range all {
-		pid, err := pool.o.Home.Owner(spareStack, s.Name)
-		if err == nil {
-			err = syscall.Kill(pid, syscall.SIGTERM)
-		}
-		if err != nil && !errors.Is(err, syscall.ESRCH) && !os.IsNotExist(err) {
-			failed = errors.Join(failed, fmt.Errorf("end %s: %w", s.Name, err))
-		}
+	failed := make([]error, len(all))
+	var ends sync.WaitGroup
+	for n, s := range all {
+		ends.Go(func() {
+			if err := e.endSpare(ctx, s); err != nil {
+				failed[n] = fmt.Errorf("end %s: %w", s.Name, err)
+			}
+		})
 	}
-	for _, s := range all {
-		if err := pool.awaitGone(ctx, s.Name); err != nil {
-			failed = errors.Join(failed, pool.killShim(ctx, s.Name, err))
-		}
-	}
+	ends.Wait()
 	_, err = e.Spares() // removes what they left
-	return errors.Join(failed, err)
+	return errors.Join(append(failed, err)...)
+}
+
+// endSpare ends s. One that waits is told so; a signal is for one that does not
+// wait yet, since it would also end an instance whose start was just given to s.
+func (e *Engine) endSpare(ctx context.Context, s Spare) error {
+	if ended, err := e.retire(ctx, s); ended && err == nil {
+		return nil
+	}
+	pool := e.spares()
+	pid, err := pool.o.Home.Owner(spareStack, s.Name)
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGTERM)
+	}
+	if err != nil && !errors.Is(err, syscall.ESRCH) && !os.IsNotExist(err) {
+		return err
+	}
+	if err := pool.awaitGone(ctx, s.Name); err != nil {
+		return pool.killShim(ctx, s.Name, err)
+	}
+	return nil
 }
 
 // withHome is the engine on another home folder, with what machines boot from.

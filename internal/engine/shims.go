@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
@@ -106,6 +107,9 @@ func (s *Stack) spawn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.renewRoot(ctx, rec); err != nil {
+		return fmt.Errorf("find its root filesystem: %w", err)
+	}
 	from, err := s.bootWith(ctx, rec.Kernel)
 	if err != nil {
 		return err
@@ -156,7 +160,7 @@ func (s *Stack) launch(ctx context.Context, l store.Launch, limit time.Duration)
 	cmd.Stdin = bytes.NewReader(orders)
 	cmd.Stderr = said
 	cmd.ExtraFiles = []*os.File{tell}
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", childenv.List()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	_ = tell.Close() // the shim has its own
@@ -182,6 +186,12 @@ func (s *Stack) awaitReady(ctx context.Context, limit time.Duration, ready, said
 		_ = p.Kill() // it takes its machine with it
 		<-ended
 		return context.Cause(ctx)
+	}
+	select { // its lock is free then
+	case <-ended:
+	case <-ctx.Done():
+		_ = p.Kill()
+		<-ended
 	}
 	b, _ := io.ReadAll(io.NewSectionReader(said, 0, 16<<10)) // what there is
 	return errs.New(errs.Unavailable, "%s", first(string(bytes.TrimSpace(b)), "it ended without a word"))
@@ -288,87 +298,6 @@ func (s *Stack) dial(ctx context.Context, name string, onStatus func(shimproto.S
 // Dial connects to the shim of an instance; errs.NotFound where there is none.
 func (s *Stack) Dial(ctx context.Context, name string) (*shimproto.Client, error) {
 	return s.dial(ctx, name, nil)
-}
-
-// stop ends an instance in order and waits until it is gone; none running is
-// fine. grace replaces the declared one; discard says that the instance will be
-// removed. A shim that cannot be spoken with is
-// killed: its machine goes with it.
-func (s *Stack) stop(ctx context.Context, name string, grace *time.Duration, discard bool) error {
-	c, err := s.dial(ctx, name, nil)
-	switch {
-	case errs.Is(err, errs.NotFound):
-		return nil
-	case ctx.Err() != nil:
-		return err
-	case err != nil:
-		return s.killShim(ctx, name, err)
-	}
-	defer c.Close()
-	if grace == nil { // the record may have changed since the shim read it
-		if rec, err := s.o.Home.ReadInstance(s.Name, name); err == nil {
-			grace = &rec.StopTimeout
-		}
-	}
-	limit := s.o.StopLimit
-	if grace != nil {
-		limit += *grace
-	}
-	lctx, cancel := limited(ctx, limit, "stop the instance")
-	defer cancel()
-	_, err = c.Stop(lctx, shimproto.Stop{Grace: grace, Discard: discard})
-	switch {
-	case ctx.Err() != nil:
-		return err
-	case lctx.Err() != nil:
-		return s.killShim(ctx, name, err)
-	case errs.Is(err, errs.Unavailable): // it was lost at the very moment: then it is gone
-		if gerr := s.awaitGone(ctx, name); gerr != nil {
-			return errors.Join(err, gerr)
-		}
-		return nil
-	}
-	return errors.Join(err, s.awaitGone(ctx, name))
-}
-
-// Stop is stop for callers that have no plan.
-func (s *Stack) Stop(ctx context.Context, name string, grace *time.Duration) error {
-	return s.stop(ctx, name, grace, false)
-}
-
-// awaitGone waits until the shim has given up its lock.
-func (s *Stack) awaitGone(ctx context.Context, name string) error {
-	ctx, cancel := limited(ctx, s.o.SpawnLimit, "await the end of the shim")
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		alive, err := s.o.Home.Alive(s.Name, name)
-		if err != nil || !alive {
-			return err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// killShim ends a shim that does not answer, for the reason why. Its lock says
-// which process it is.
-func (s *Stack) killShim(ctx context.Context, name string, why error) error {
-	pid, err := s.o.Home.Owner(s.Name, name)
-	if err != nil {
-		return errors.Join(why, err)
-	}
-	if alive, err := s.o.Home.Alive(s.Name, name); err != nil || !alive {
-		return err
-	}
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return errors.Join(why, fmt.Errorf("kill the shim: %w", err))
-	}
-	return s.awaitGone(ctx, name)
 }
 
 // await waits until a condition is true of an instance.

@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -333,4 +334,38 @@ func TestHungShimIsKilled(t *testing.T) {
 		t.Errorf("got %+v", i)
 	}
 	must(t, s, planner.Remove{Target: web})
+}
+
+// What the caller has in its environment is not for a process that outlives it.
+func TestShimHasNoneOfTheCallersSecrets(t *testing.T) {
+	t.Setenv("DEPLOY_TOKEN", "hunter2")
+	s := newShop(t, orderly, Options{}, "sleep", "infinity")
+	must(t, s, planner.Start{Target: web})
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", observed(t, s, "web-1").PID))
+	if os.IsNotExist(err) {
+		t.Skip("no /proc")
+	}
+	if err != nil || strings.Contains(string(env), "hunter2") || !strings.Contains(string(env), "PATH=") {
+		t.Errorf("it has %q, %v", env, err)
+	}
+	must(t, s, planner.Stop{Target: web})
+}
+
+// A shim whose socket is gone, as a cleaner of temporary files leaves it, is sent a
+// signal: it stops its instance in order.
+func TestStopWithoutASocket(t *testing.T) {
+	s := newShop(t, orderly, Options{SpawnLimit: 5 * time.Second}, "sleep", "infinity")
+	must(t, s, planner.Start{Target: web})
+	if err := os.Remove(s.o.Home.Socket(s.Name, "web-1")); err != nil {
+		t.Fatal(err)
+	}
+	if i := observed(t, s, "web-1"); i.State != lifecycle.Started {
+		t.Errorf("got %+v", i)
+	}
+	write(t, s, "web-1", "config.json", "{")
+	s.o.SpawnLimit = time.Second // until it counts as out of reach
+	must(t, s, planner.Stop{Target: web})
+	if st, err := s.o.Home.ReadState(s.Name, "web-1"); err != nil || st.State != lifecycle.Stopped || st.Exit == nil || st.Exit.Signal != "SIGTERM" {
+		t.Errorf("got %+v, %v", st, err)
+	}
 }

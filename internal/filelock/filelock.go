@@ -15,18 +15,46 @@ import (
 // process, however it ends.
 type Lock struct{ f *os.File }
 
-// Try takes the lock on path, or answers errs.FailedPrecondition where
-// somebody has it. The file stays behind; it means nothing by itself.
+// Try takes the lock on path, or returns errs.FailedPrecondition where somebody
+// has it. The file is created; it means nothing by itself.
+//
+// Who removes the file, or the directory it is in, holds the lock meanwhile. A
+// process that had opened it before would then lock a file that nobody else can
+// find, so the lock counts only if path is still that file; otherwise the file
+// that is at path now is tried.
 func Try(path string) (*Lock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := lockFile(f); err != nil {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = lockFile(f)
+		current := false
+		if err == nil {
+			current, err = Current(f, path)
+		}
+		if err == nil && current {
+			return &Lock{f}, nil
+		}
 		_ = f.Close() // nothing was written
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
-	return &Lock{f}, nil
+}
+
+// Current reports whether path is the file f still: it was neither removed nor
+// replaced.
+func Current(f *os.File, path string) (bool, error) {
+	ours, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	now, err := os.Stat(path)
+	if os.IsNotExist(err) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(ours, now), err
 }
 
 // Wait is Try that waits until ctx ends.

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
@@ -50,44 +51,8 @@ func damaged(err error) error {
 }
 
 // create makes the file at path by fn: whole, synced and 0600, or not at all.
-func (s *Store) create(path string, fn func(*os.File) error) (err error) {
-	f, err := os.CreateTemp(s.path("tmp"), filepath.Base(path)+".*")
-	if err != nil {
-		return diskError(err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			_ = os.Remove(f.Name()) // else the next sweep does
-			err = diskError(err)
-		}
-	}()
-	if err := fn(f); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// syncDir makes a rename last. Some file systems cannot; they need not.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
-		return err
-	}
-	return nil
+func (s *Store) create(path string, fn func(*os.File) error) error {
+	return diskError(durable.CreateFrom(s.path("tmp", filepath.Base(path)+".*"), path, fn))
 }
 
 // diskError says what to do about a full disk.
@@ -127,10 +92,7 @@ func (s *Store) putStream(ctx context.Context, r io.Reader, m *meter) (h v1.Hash
 		return h, 0, diskError(err)
 	}
 	h = v1.Hash{Algorithm: "sha256", Hex: fmt.Sprintf("%x", sum.Sum(nil))}
-	if err := os.Rename(f.Name(), s.blobPath(h)); err != nil {
-		return h, 0, err
-	}
-	return h, size, syncDir(filepath.Dir(s.blobPath(h)))
+	return h, size, durable.Rename(f.Name(), s.blobPath(h))
 }
 
 // writeBlob stores what r holds as d, which it must be.

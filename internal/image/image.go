@@ -52,6 +52,9 @@ type Image struct {
 	Size     int64     `json:"size"`          // compressed bytes of config and layers
 	Created  time.Time `json:"created"`       // as the image says, else when it came here
 	Config   Config    `json:"config"`
+	// Broken, set by List, says why its manifest or config cannot be used; Config is
+	// not known then.
+	Broken string `json:"broken,omitempty"`
 }
 
 // Config is what an image says about its process. All of it is the image's
@@ -178,7 +181,8 @@ func (s *Store) Find(ctx context.Context, ref, platform string) (Image, error) {
 		"vzcompose image pull gets it from its registry, vzcompose image load from an archive")
 }
 
-// List answers all images, by reference, platform and digest.
+// List returns all images, by reference, platform and digest. One that is damaged is
+// among them, with Broken saying why.
 func (s *Store) List(ctx context.Context) ([]Image, error) {
 	release, err := s.use(ctx)
 	if err != nil {
@@ -193,7 +197,7 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 	for _, r := range idx.Images {
 		img, err := s.describe(r)
 		if err != nil {
-			return nil, err
+			img = Image{Ref: r.Ref, Digest: r.Digest, Platform: r.Platform, Size: r.Size, Created: r.Added, Broken: err.Error()}
 		}
 		images = append(images, img)
 	}

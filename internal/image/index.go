@@ -136,6 +136,9 @@ func (s *Store) updateIndex(ctx context.Context, change func(*index) error) erro
 	if err != nil {
 		return errs.As(errs.Internal, err)
 	}
+	if len(b) >= maxIndex { // it could not be read again
+		return errs.New(errs.ResourceExhausted, "the list of images would have %d bytes, and has at most %d", len(b), maxIndex)
+	}
 	err = s.create(s.path("index.json"), func(f *os.File) error {
 		_, err := f.Write(append(b, '\n'))
 		return err

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/filelock"
 )
 
 // lockFile takes an flock on path, which is made where it is not there, and
@@ -30,21 +32,26 @@ func lockFile(ctx context.Context, path string, how int, what string) (unlock fu
 	}
 }
 
-// tryLock answers unix.EWOULDBLOCK where another holds the lock.
+// tryLock returns unix.EWOULDBLOCK where another holds the lock. A lock file may
+// be swept between its opening and its locking: then the lock is on a file that
+// nobody else can find, and the one that is there now is tried.
 func tryLock(path string, how int) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
 		err = unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if !errors.Is(err, unix.EINTR) {
-			break
+		current := false
+		if err == nil {
+			current, err = filelock.Current(f, path)
+		}
+		if err == nil && current {
+			return func() { f.Close() }, nil
+		}
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
 }

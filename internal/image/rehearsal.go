@@ -5,11 +5,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/image/erofs"
 )
@@ -19,7 +18,7 @@ const RehearsalCommand = "/rehearse"
 
 // WriteRehearsal writes a root filesystem with RehearsalCommand, for machines of
 // architecture arch (GOARCH), to path: whole or not at all. What is there stays.
-func WriteRehearsal(ctx context.Context, path, arch string) (err error) {
+func WriteRehearsal(ctx context.Context, path, arch string) error {
 	if _, err := os.Stat(path); err == nil {
 		return nil
 	}
@@ -27,26 +26,18 @@ func WriteRehearsal(ctx context.Context, path, arch string) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write the root of a rehearsal: %w", err), f.Close(), os.Remove(f.Name()))
+	err = durable.Create(path, func(f *os.File) error {
+		w := erofs.NewWriter(f, erofs.Limits{})
+		if err := w.AddLayer(ctx, "rehearsal", bytes.NewReader(rehearsalTar(program))); err != nil {
+			return err
 		}
-	}()
-	w := erofs.NewWriter(f, erofs.Limits{})
-	if err := w.AddLayer(ctx, "rehearsal", bytes.NewReader(rehearsalTar(program))); err != nil {
+		_, err := w.Finish(ctx)
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write the root of a rehearsal: %w", err)
 	}
-	if _, err := w.Finish(ctx); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return f.Close()
+	return nil
 }
 
 func rehearsalTar(program []byte) []byte {

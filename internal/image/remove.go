@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
@@ -134,5 +135,5 @@ func deleteFiles(dir string, keep func(name string) bool) (freed int64, err erro
 		}
 		freed += info.Size()
 	}
-	return freed, syncDir(dir)
+	return freed, durable.SyncDir(dir)
 }

@@ -152,7 +152,7 @@ func (s *Store) rootfs(ctx context.Context, digest string, fill func(context.Con
 		return "", err
 	}
 	path := s.rootfsPath(h)
-	if whole(path) {
+	if Whole(path) {
 		return path, nil
 	}
 	_, err = s.flights.do(ctx, "rootfs "+digest, func(ctx context.Context) error {
@@ -161,7 +161,7 @@ func (s *Store) rootfs(ctx context.Context, digest string, fill func(context.Con
 			return err
 		}
 		defer unlock()
-		if whole(path) {
+		if Whole(path) {
 			return nil
 		}
 		return s.create(path, func(f *os.File) error {
@@ -178,8 +178,8 @@ func (s *Store) rootfs(ctx context.Context, digest string, fill func(context.Con
 	return path, err
 }
 
-// whole says whether the root filesystem is there.
-func whole(path string) bool {
+// Whole reports whether a root filesystem is there, with its start and its end.
+func Whole(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false

@@ -265,6 +265,9 @@ func TestDamagedManifestStopsCleaning(t *testing.T) {
 	if _, err := s.Find(t.Context(), "bad", ""); !errs.Is(err, errs.DataLoss) {
 		t.Errorf("find: %v", err)
 	}
+	if all, err := s.List(t.Context()); err != nil || len(all) != 2 || all[0].Digest != bad.Digest || all[0].Broken == "" || all[1].Broken != "" {
+		t.Errorf("list: %+v, %v", all, err)
+	}
 	if _, err := s.Remove(t.Context(), "good"); !errs.Is(err, errs.DataLoss) || !strings.Contains(errs.HintOf(err), "bad") {
 		t.Errorf("remove: %v, %s", err, errs.HintOf(err))
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/filelock"
 )
 
 // The bounds of what is taken in, in bytes unless said otherwise.
@@ -36,27 +37,32 @@ const tempPrefix = ".tmp-"
 // lockPoll is how often a lock that another process holds is tried again.
 const lockPoll = 20 * time.Millisecond
 
-// lock takes the exclusive advisory lock on the file at path, which it makes,
-// and answers what releases it. It waits until ctx ends.
+// lock takes the exclusive advisory lock on the file at path, which it creates,
+// and returns what releases it. It blocks until ctx ends.
 func lock(ctx context.Context, path string) (func(), error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		// Opened anew each time: the kernel whose folder it is in may be removed
+		// meanwhile, and a lock on a removed file excludes nobody.
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		current := false
 		if err == nil {
+			current, err = filelock.Current(f, path)
+		}
+		if err == nil && current {
 			return func() { f.Close() }, nil // closing releases it
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
+		f.Close()
+		if err != nil && !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			return nil, fmt.Errorf("flock %s: %w", path, err)
 		}
 		select {
 		case <-ctx.Done():
-			f.Close()
 			return nil, fmt.Errorf("wait for %s: %w", path, context.Cause(ctx))
 		case <-tick.C:
 		}
@@ -78,48 +84,6 @@ func sweep(dir string) error {
 		}
 	}
 	return nil
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// writeAtomic puts data at path by rename, synced.
-func writeAtomic(path string, data []byte) error {
-	return buildAtomic(path, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
-}
-
-// buildAtomic puts what build writes at path by rename, synced; on error
-// nothing is left.
-func buildAtomic(path string, build func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		f.Close()
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if err := build(f); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
 }
 
 // readBounded reads the file at path if it has at most limit bytes.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/undo"
 )
@@ -217,7 +218,7 @@ func (r *record) takeModules(ctx context.Context, tree *moduleTree, dir string) 
 			}
 		}
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // commit moves out to its place in the store. A sound kernel that is there
@@ -239,16 +240,13 @@ func (s *Store) commit(ctx context.Context, r *record, out string) error {
 	}
 	place := filepath.Join(s.dir, r.ID)
 	if old != nil {
-		return writeAtomic(filepath.Join(place, "kernel.json"), b)
+		return durable.WriteFile(filepath.Join(place, "kernel.json"), b)
 	}
-	if err := writeAtomic(filepath.Join(out, "kernel.json"), b); err != nil {
+	if err := durable.WriteFile(filepath.Join(out, "kernel.json"), b); err != nil {
 		return err
 	}
 	if err := os.Rename(place, filepath.Join(filepath.Dir(out), "broken")); err != nil && !os.IsNotExist(err) {
 		return err
 	}
-	if err := os.Rename(out, place); err != nil {
-		return err
-	}
-	return syncDir(s.dir)
+	return durable.Rename(out, place)
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
@@ -54,8 +55,8 @@ func (s *Store) Initramfs(ctx context.Context, k Kernel, agent []byte) (string, 
 	if err := sweep(dir); err != nil {
 		return "", fmt.Errorf("build initramfs: %w", err)
 	}
-	err = buildAtomic(path, func(w io.Writer) error {
-		buf := bufio.NewWriterSize(w, 1<<20)
+	err = durable.CreateFrom(filepath.Join(dir, tempPrefix), path, func(f *os.File) error {
+		buf := bufio.NewWriterSize(f, 1<<20)
 		if err := writeInitramfs(ctx, buf, r, filepath.Join(dir, "modules"), agent); err != nil {
 			return err
 		}

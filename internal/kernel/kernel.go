@@ -31,6 +31,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
@@ -151,13 +152,10 @@ func (s *Store) Remove(ctx context.Context, id string) error {
 	if err := os.RemoveAll(doomed); err != nil {
 		return fmt.Errorf("remove kernel %s: %w", id, err)
 	}
-	switch err := os.Rename(filepath.Join(s.dir, id), doomed); {
+	switch err := durable.Rename(filepath.Join(s.dir, id), doomed); {
 	case os.IsNotExist(err):
 		return errs.New(errs.NotFound, "kernel %s", id)
 	case err != nil:
-		return fmt.Errorf("remove kernel %s: %w", id, err)
-	}
-	if err := syncDir(s.dir); err != nil {
 		return fmt.Errorf("remove kernel %s: %w", id, err)
 	}
 	if err := os.RemoveAll(doomed); err != nil {

@@ -101,6 +101,9 @@ func encodeRecord(r *record) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(b) >= maxRecord { // it could not be read again
+		return nil, errs.New(errs.ResourceExhausted, "its record would have %d bytes, and has at most %d", len(b), maxRecord)
+	}
 	return append(b, '\n'), nil
 }
 
@@ -121,13 +124,14 @@ func (s *Store) record(id string) (*record, error) {
 		return nil, errs.New(errs.InvalidArgument, "%q is no kernel id", id)
 	}
 	dir := filepath.Join(s.dir, id)
-	b, err := readBounded(filepath.Join(dir, "kernel.json"), maxRecord)
+	path := filepath.Join(dir, "kernel.json")
+	b, err := readBounded(path, maxRecord)
 	if err != nil {
-		return nil, fmt.Errorf("read kernel.json of %s: %w", id, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	r, err := decodeRecord(b, id)
 	if err != nil {
-		return nil, fmt.Errorf("read kernel.json of %s: %w", id, err)
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	if err := sized(filepath.Join(dir, "vmlinux"), r.Image.Size); err != nil {
 		return nil, fmt.Errorf("check kernel %s: %w", id, err)

@@ -136,7 +136,7 @@ func (s *shim) bring(ctx context.Context) (*brought, error) {
 	}
 	if r, err = s.bringMachine(ctx, false); err == nil {
 		r.clock.notes = append(r.clock.notes, "the prepared machine was of no use: "+strings.ReplaceAll(errors.Join(bad, gone).Error(), "\n", "; "))
-		s.send(func() { s.st.Notes = r.clock.notes })
+		s.send(func() { s.noteMachine(r.clock.notes) })
 	}
 	return r, err
 }
@@ -164,7 +164,7 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 	un.Push("boot the machine", m.Stop)
 	clock.machine(m)
 	s.send(func() {
-		s.st.Notes = clock.notes
+		s.noteMachine(clock.notes)
 		if clock.origin == "" || clock.origin == vmm.Booted {
 			s.progress("booting kernel")
 		}

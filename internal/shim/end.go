@@ -111,8 +111,17 @@ func (s *shim) copyLog(name string, st *wire.Stream) error {
 // loop's.
 func (s *shim) noteLast(m vmm.Machine) {
 	if t, ok := m.(vmm.Tracer); ok {
-		s.st.Notes = t.Trace().Notes
+		s.noteMachine(t.Trace().Notes)
 	}
+}
+
+// noteMachine records what the driver tells of the machine, beside what the shim
+// has noted itself. The loop's.
+func (s *shim) noteMachine(notes []string) { s.st.Notes = slices.Concat(s.notes, notes) }
+
+// note records what went otherwise than it should have. The loop's.
+func (s *shim) note(text string) {
+	s.notes, s.st.Notes = append(s.notes, text), append(s.st.Notes, text)
 }
 
 // keepsVolumes reports whether the machine can have written what outlives the

@@ -61,6 +61,6 @@ func (s *shim) enter(action string, attributes map[string]string) {
 		Container: s.inst.Container, Name: s.inst.Name, Attributes: attributes})
 	if err != nil && !s.mute {
 		s.mute = true // once is enough
-		s.st.Notes = append(s.st.Notes, fmt.Sprintf("%s is not in the journal: %v", action, err))
+		s.note(fmt.Sprintf("%s is not in the journal: %v", action, err))
 	}
 }

@@ -85,6 +85,7 @@ type shim struct {
 	relays  relays
 	ports   ports
 	hookErr error          // of a hook before the stop; the loop's
+	notes   []string       // of the shim itself; the loop's
 	mute    bool           // the journal could not be written; the loop's
 	retry   retry          // of the restart policy; the loop's
 	discard atomic.Bool    // what only this instance has need not be kept
@@ -151,7 +152,8 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 		return fmt.Errorf("take the instance's lock: %w", err)
 	}
 	un.PushFunc("take the lock", lock.Release)
-	if s.st, err = l.Home.ReadState(s.inst.Stack, s.inst.Name); err != nil {
+	last, lost, err := l.Home.TakeState(s.inst.Stack, s.inst.Name)
+	if err != nil {
 		return fmt.Errorf("read the last record: %w", err)
 	}
 	if s.logs, err = logs.OpenWriter(l.Home.Log(s.inst.Stack, s.inst.Name), logs.Options{MaxSize: s.inst.LogSize, MaxFiles: s.inst.LogFiles}); err != nil {
@@ -169,7 +171,10 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	}
 	un.PushFunc("publish the ports", s.ports.close)
 	s.life = lifecycle.Initialized
-	s.st = store.State{Boots: s.st.Boots + 1, PID: os.Getpid(), Ports: s.ports.chosen}
+	s.st = store.State{Boots: last.Boots + 1, PID: os.Getpid(), Ports: s.ports.chosen}
+	if lost != "" {
+		s.note(lost)
+	}
 	if err := s.move(lifecycle.Boot, "starting machine"); err != nil {
 		return err
 	}

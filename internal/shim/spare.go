@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -31,7 +32,7 @@ import (
 // Limits of a spare.
 const (
 	orderLimit = 10 * time.Second // for a Launch to arrive whole
-	maxOrder   = 8 << 20          // bytes of one
+	maxOrder   = 16 << 20         // bytes of one: a record has 8 MiB at most, and variables come with it
 )
 
 // RunSpare keeps a machine of l.Instance's make until it is wanted, terminate
@@ -46,7 +47,7 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 		return fmt.Errorf("take the spare's lock: %w", err)
 	}
 	un.PushFunc("take the lock", lock.Release)
-	un.Push("make its folder", func(context.Context) error { return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name) })
+	un.Push("make its folder", func(context.Context) error { return l.Home.DropInstance(l.Instance.Stack, l.Instance.Name) })
 
 	if err := l.Home.WriteInstance(l.Instance); err != nil {
 		return fmt.Errorf("write the record: %w", err)
@@ -78,8 +79,8 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 	un.Release()
 	m.forgotten = func() error {
 		_ = socket.Close()
-		lock.Release()
-		return l.Home.RemoveInstance(l.Instance.Stack, l.Instance.Name)
+		defer lock.Release()
+		return l.Home.DropInstance(l.Instance.Stack, l.Instance.Name)
 	}
 	if err := wanted(order); err != nil {
 		return errors.Join(err, m.Stop(context.Background()), m.forgotten())
@@ -155,7 +156,7 @@ func (m *spareMachine) bringDisk(cfg *vmm.Config) error {
 	if cfg.Prepared != m.held || root != m.root || writable == "" {
 		return errs.New(errs.FailedPrecondition, "it holds another container")
 	}
-	return os.Rename(m.writable, writable)
+	return durable.Rename(m.writable, writable)
 }
 
 // diskPath is the file of the disk id, "" if there is none.

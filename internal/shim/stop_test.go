@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -165,18 +167,21 @@ func TestOneShimAnInstance(t *testing.T) {
 	}
 }
 
-func TestRecordThatCannotBeReadIsLeftAlone(t *testing.T) {
+func TestRecordThatCannotBeReadIsSetAside(t *testing.T) {
 	r := newRig(t, vmmfake.Options{}, "true")
 	path := r.launch.Home.Instance("shop", "web-1") + "/state.json"
 	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := Run(t.Context(), r.driver, r.launch, func() { t.Error("it was ready") })
-	if !errs.Is(err, errs.DataLoss) || r.driver.Booted() != 0 {
-		t.Errorf("got %v, %d machines", err, r.driver.Booted())
+	if err := Run(t.Context(), r.driver, r.launch, func() {}); err != nil {
+		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(path); string(b) != "{" || err != nil {
-		t.Errorf("the record is %q, %v", b, err)
+	if b, err := os.ReadFile(path + ".damaged"); string(b) != "{" || err != nil {
+		t.Errorf("what was set aside is %q, %v", b, err)
+	}
+	rec := r.record()
+	if rec.State != lifecycle.Stopped || !slices.ContainsFunc(rec.Notes, func(n string) bool { return strings.Contains(n, path) }) {
+		t.Errorf("on record is %+v", rec)
 	}
 }
 

@@ -19,6 +19,10 @@ type World struct {
 	Volumes   []Volume   // named volumes that exist, sorted by Name
 	Networks  []Network  // that exist, sorted by Name
 	Images    []Image    // what the references of the stack resolve to locally, sorted by Ref
+
+	// Damage says which records beside those of instances cannot be read, and what
+	// is not known for that, a line each.
+	Damage []string
 }
 
 // Instance is one replica of one container, as its record, its lock and its
@@ -46,9 +50,13 @@ type Instance struct {
 	PID      int       `json:"pid,omitempty"`      // of the shim, for the reader only; never a sign of life
 	Ports    []Port    `json:"ports,omitempty"`    // of the host that lead to it, while it has a shim
 
-	// Broken says why the record could not be read. State is Errored then, and
-	// nothing but removal is planned for it.
+	// Broken says why what it was made from is not known: its record cannot be
+	// read, or is not there. State is that of its shim then, or Errored where it
+	// has none.
 	Broken string `json:"broken,omitempty"`
+	// Unfinished: it was never finished being created, so that nothing can have
+	// been written by it.
+	Unfinished bool `json:"unfinished,omitempty"`
 }
 
 // Exit is how a process ended.

@@ -94,12 +94,15 @@ func (h Home) Templates() string { return filepath.Join(h.Dir, "templates") }
 // Pool is the home of what waits for an instance. Its sockets are beside ours.
 func (h Home) Pool() Home { return Home{Dir: filepath.Join(h.Dir, "pool"), Runtime: h.Runtime} }
 
-func (h Home) Stacks() string               { return filepath.Join(h.Dir, "stacks") }
-func (h Home) Volumes(stack string) string  { return filepath.Join(h.Dir, "volumes", stack) }
-func (h Home) Stack(name string) string     { return filepath.Join(h.Stacks(), name) }
-func (h Home) Instance(s, n string) string  { return filepath.Join(h.Stack(s), n) }
-func (h Home) Log(s, n string) string       { return filepath.Join(h.Instance(s, n), "log") }
-func (h Home) Console(s, n string) string   { return filepath.Join(h.Instance(s, n), "console.log") }
-func (h Home) Writable(s, n string) string  { return filepath.Join(h.Instance(s, n), "writable.img") }
-func (h Home) Journal(name string) string   { return filepath.Join(h.Stack(name), "events.jsonl") }
-func (h Home) stackLock(name string) string { return filepath.Join(h.Stack(name), "lock") }
+func (h Home) Stacks() string                  { return filepath.Join(h.Dir, "stacks") }
+func (h Home) Volumes(stack string) string     { return filepath.Join(h.Dir, "volumes", stack) }
+func (h Home) Stack(name string) string        { return filepath.Join(h.Stacks(), name) }
+func (h Home) Instance(s, n string) string     { return filepath.Join(h.Stack(s), n) }
+func (h Home) Log(s, n string) string          { return filepath.Join(h.Instance(s, n), "log") }
+func (h Home) Console(s, n string) string      { return filepath.Join(h.Instance(s, n), "console.log") }
+func (h Home) Writable(s, n string) string     { return filepath.Join(h.Instance(s, n), "writable.img") }
+func (h Home) Journal(name string) string      { return filepath.Join(h.Stack(name), "events.jsonl") }
+func (h Home) StackRecord(name string) string  { return filepath.Join(h.Stack(name), "stack.json") }
+func (h Home) stackLock(name string) string    { return filepath.Join(h.Stack(name), "lock") }
+func (h Home) instanceLock(s, n string) string { return filepath.Join(h.Instance(s, n), "lock") }
+func (h Home) state(s, n string) string        { return filepath.Join(h.Instance(s, n), "state.json") }

@@ -45,17 +45,19 @@ func (h Home) SwitchLog(stack string) string  { return filepath.Join(h.Stack(sta
 // so.
 func (h Home) SwitchSocket(stack string) string { return h.Socket(stack, ".switch") }
 
-func (h Home) networks(stack string) string { return filepath.Join(h.Stack(stack), "networks.json") }
+func (h Home) NetworkRecord(stack string) string {
+	return filepath.Join(h.Stack(stack), "networks.json")
+}
 
 // WriteNetworks records the networks of a stack, as they are declared.
 func (h Home) WriteNetworks(stack string, all []state.Network) error {
-	return writeJSON(h.networks(stack), networks{Version, all})
+	return writeJSON(h.NetworkRecord(stack), networks{Version, all})
 }
 
 // ReadNetworks reads them. Where there is no record there are none.
 func (h Home) ReadNetworks(stack string) ([]state.Network, error) {
 	var n networks
-	err := readJSON(h.networks(stack), &n)
+	err := readJSON(h.NetworkRecord(stack), &n)
 	if errs.Is(err, errs.NotFound) {
 		return nil, nil
 	}

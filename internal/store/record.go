@@ -1,28 +1,20 @@
 package store
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
-	"io"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
-	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 )
-
-// Version of the records. A reader refuses any other.
-const Version = 1
-
-// maxRecord bounds a record, in bytes.
-const maxRecord = 8 << 20
 
 // Stack is the record of a stack: stack.json.
 type Stack struct {
@@ -212,15 +204,15 @@ type Phase struct {
 // WriteStack records a stack.
 func (h Home) WriteStack(s Stack) error {
 	s.Version = Version
-	if err := os.MkdirAll(h.Stack(s.Name), 0o700); err != nil {
+	if err := durable.MkdirAll(h.Stack(s.Name)); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(h.Stack(s.Name), "stack.json"), s)
+	return writeJSON(h.StackRecord(s.Name), s)
 }
 
 // ReadStack reads the record of a stack.
 func (h Home) ReadStack(name string) (s Stack, err error) {
-	err = readJSON(filepath.Join(h.Stack(name), "stack.json"), &s)
+	err = readJSON(h.StackRecord(name), &s)
 	return s, err
 }
 
@@ -239,163 +231,39 @@ func (h Home) ReadInstance(stack, name string) (i Instance, err error) {
 // WriteState records what an instance is.
 func (h Home) WriteState(stack, name string, s State) error {
 	s.Version = Version
-	return writeJSON(filepath.Join(h.Instance(stack, name), "state.json"), s)
+	return writeJSON(h.state(stack, name), s)
 }
 
 // ReadState reads it. Where there is none the instance never had a shim: it is
 // Initialized.
 func (h Home) ReadState(stack, name string) (s State, err error) {
-	err = readJSON(filepath.Join(h.Instance(stack, name), "state.json"), &s)
+	err = readJSON(h.state(stack, name), &s)
 	if errs.Is(err, errs.NotFound) {
 		return State{Version: Version, State: lifecycle.Initialized}, nil
 	}
 	return s, err
 }
 
-// ListStacks answers the names of the stacks that have a folder, sorted.
-func (h Home) ListStacks() ([]string, error) { return folders(h.Stacks()) }
-
-// ListInstances answers the names of a stack's instances that have a folder,
-// half-made ones too, sorted.
-func (h Home) ListInstances(stack string) ([]string, error) { return folders(h.Stack(stack)) }
-
-func folders(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if os.IsNotExist(err) {
-		return nil, nil
+// TakeState is ReadState for who is about to write the record and holds the
+// instance's lock. A record that is damaged is set aside: lost says so, and the
+// state is that of an instance that has not run.
+func (h Home) TakeState(stack, name string) (s State, lost string, err error) {
+	s, err = h.ReadState(stack, name)
+	if !Damaged(err) {
+		return s, "", err
 	}
-	if err != nil {
-		return nil, err
+	aside, aerr := SetAside(h.state(stack, name))
+	if aerr != nil {
+		return s, "", errors.Join(err, aerr)
 	}
-	var names []string
-	for _, e := range entries {
-		if e.IsDir() {
-			names = append(names, e.Name())
-		}
-	}
-	slices.Sort(names)
-	return names, nil
+	return State{Version: Version, State: lifecycle.Initialized}, fmt.Sprintf("%v; it is kept as %s", err, aside), nil
 }
 
-// LockInstance takes the lock that a live shim holds, and leaves the number of
-// this process in its file.
-func (h Home) LockInstance(stack, name string) (*filelock.Lock, error) {
-	l, err := filelock.Try(filepath.Join(h.Instance(stack, name), "lock"))
-	if err != nil {
-		return nil, err
-	}
-	if err := l.Sign(); err != nil {
-		l.Release()
-		return nil, err
-	}
-	return l, nil
-}
-
-// Owner answers the process that holds an instance's lock. It means something
-// only while Alive is true.
-func (h Home) Owner(stack, name string) (pid int, err error) {
-	return filelock.Signed(filepath.Join(h.Instance(stack, name), "lock"))
-}
-
-// Alive reports whether an instance has a shim.
-func (h Home) Alive(stack, name string) (bool, error) {
-	return filelock.Held(filepath.Join(h.Instance(stack, name), "lock"))
-}
-
-// RemoveInstance deletes an instance's folder, its record first, so that what
-// is left by an interruption is seen as half-made.
-func (h Home) RemoveInstance(stack, name string) error {
-	dir := h.Instance(stack, name)
-	if err := os.Remove(filepath.Join(dir, "config.json")); err != nil && !os.IsNotExist(err) {
-		return err
-	}
-	return os.RemoveAll(dir)
-}
-
-// RemoveStack deletes a stack's folder where no instance is left in it.
-func (h Home) RemoveStack(name string) error {
-	left, err := h.ListInstances(name)
-	if err != nil || len(left) > 0 {
-		return err
-	}
-	return os.RemoveAll(h.Stack(name))
-}
-
-func writeJSON(path string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return errs.New(errs.Internal, "encode %s: %w", filepath.Base(path), err)
-	}
-	return WriteFile(path, append(b, '\n'))
-}
-
-// WriteFile puts b at path, whole or not at all, with mode 0600.
-func WriteFile(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the write's error is the one to tell
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-func readJSON(path string, v any) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxRecord+1))
-	if err != nil {
-		return err
-	}
-	if len(b) > maxRecord {
-		return errs.New(errs.DataLoss, "%s is larger than %d bytes", path, maxRecord)
-	}
-	var head struct {
-		Version int `json:"version"`
-	}
-	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&head); err != nil {
-		return errs.New(errs.DataLoss, "%s cannot be read: %w", path, err)
-	}
-	if head.Version != Version {
-		return errs.New(errs.Unsupported, "%s has version %d, this program reads %d", path, head.Version, Version)
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return errs.New(errs.DataLoss, "%s cannot be read: %w", path, err)
-	}
-	return nil
-}
-
-// LockStack takes the lock under which a stack is changed, and waits for whom
-// has it until ctx ends; waiting (may be nil) is told once. The stack's folder
-// is made.
-func (h Home) LockStack(ctx context.Context, name string, waiting func()) (*filelock.Lock, error) {
-	if err := os.MkdirAll(h.Stack(name), 0o700); err != nil {
-		return nil, err
-	}
-	l, err := filelock.Try(h.stackLock(name))
-	if !errs.Is(err, errs.FailedPrecondition) {
-		return l, err
-	}
-	if waiting != nil {
-		waiting()
-	}
-	return filelock.Wait(ctx, h.stackLock(name))
+// Began reports whether an instance ever had a shim, and so may have written
+// something.
+func (h Home) Began(stack, name string) bool {
+	_, err := os.Lstat(h.state(stack, name))
+	return !os.IsNotExist(err)
 }
 
 // ConsoleOf is the file that has the console of an instance's machines.

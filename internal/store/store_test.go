@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,7 +104,7 @@ func TestHalfMadeInstance(t *testing.T) {
 	if names, err := h.ListInstances("shop"); err != nil || !slices.Equal(names, []string{"web-1"}) {
 		t.Errorf("listed: %q, %v", names, err)
 	}
-	if err := h.RemoveStack("shop"); err != nil {
+	if err := h.RemoveStack("shop", false); err != nil {
 		t.Error(err)
 	}
 	if names, err := h.ListStacks(); err != nil || !slices.Equal(names, []string{"shop"}) {
@@ -113,7 +115,7 @@ func TestHalfMadeInstance(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := h.RemoveStack("shop"); err != nil {
+	if err := h.RemoveStack("shop", false); err != nil {
 		t.Error(err)
 	}
 	if names, err := h.ListStacks(); err != nil || len(names) > 0 {
@@ -275,31 +277,152 @@ func TestRuntimeFolderIsOursAlone(t *testing.T) {
 	})
 }
 
-func TestFileIsWholeOrNotWritten(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "f")
-	for _, text := range []string{"one", "another"} {
-		if err := WriteFile(path, []byte(text)); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := os.ReadFile(path); string(b) != text || err != nil {
-			t.Errorf("got %q, %v", b, err)
-		}
-	}
-	if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
-		t.Errorf("its mode: %v, %v", fi, err)
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "taken", "x"), 0o700); err != nil {
+// Who waits for the lock of a stack that is removed meanwhile gets one that counts.
+func TestLockOfAStackThatIsRemoved(t *testing.T) {
+	h := home(t)
+	if err := h.RemoveInstance("shop", "web-1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := WriteFile(filepath.Join(dir, "taken"), []byte("x")); err == nil {
-		t.Error("a folder was replaced")
+	l, err := h.LockStack(t.Context(), "shop", nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := WriteFile(filepath.Join(dir, "none", "f"), nil); !errs.Is(err, errs.NotFound) {
-		t.Errorf("in no folder: %v", err)
+	removed := make(chan error, 1)
+	second, err := h.LockStack(t.Context(), "shop", func() {
+		removed <- h.RemoveStack("shop", false)
+		l.Release()
+	})
+	if err := errors.Join(err, <-removed); err != nil {
+		t.Fatal(err)
 	}
-	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 2 {
-		t.Errorf("what is left: %v, %v", entries, err)
+	if held, err := filelock.Held(h.stackLock("shop")); !held || err != nil {
+		t.Errorf("the lock that is found: %v, %v", held, err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("enough")
+	if _, err := h.LockStack(ctx, "shop", func() { cancel(why) }); !errors.Is(err, why) {
+		t.Errorf("a third: %v", err)
+	}
+	second.Release()
+}
+
+// Many who take a stack's lock and remove its folder under it: one at a time, and
+// none fails.
+func TestStacksAreLockedAndRemovedAtOnce(t *testing.T) {
+	h := home(t)
+	if err := h.RemoveInstance("shop", "web-1"); err != nil {
+		t.Fatal(err)
+	}
+	var inside atomic.Int32
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 50 {
+				l, err := h.LockStack(t.Context(), "shop", nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := inside.Add(1); n != 1 {
+					t.Errorf("%d hold it", n)
+				}
+				if err := h.MakeInstance("shop", "web-1"); err != nil {
+					t.Error(err)
+				}
+				if err := h.RemoveInstance("shop", "web-1"); err != nil {
+					t.Error(err)
+				}
+				inside.Add(-1) // from the removal on it is another's turn
+				if err := h.RemoveStack("shop", false); err != nil {
+					t.Error(err)
+				}
+				l.Release()
+			}
+		})
+	}
+	all.Wait()
+	if left, err := os.ReadDir(h.Stacks()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// A shim that comes to life while its instance is removed either keeps the removal
+// away or finds no folder: it never lives in one that is gone.
+func TestInstancesAreLockedAndRemovedAtOnce(t *testing.T) {
+	h := home(t)
+	for range 200 {
+		if err := os.MkdirAll(h.Instance("shop", "web-1"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() {
+			l, err := h.LockInstance("shop", "web-1")
+			if err != nil {
+				if !errs.Is(err, errs.NotFound) && !errs.Is(err, errs.FailedPrecondition) {
+					t.Error(err)
+				}
+				return
+			}
+			defer l.Release()
+			if alive, err := h.Alive("shop", "web-1"); !alive || err != nil {
+				t.Errorf("it has a lock that nobody finds: %v, %v", alive, err)
+			}
+		})
+		both.Go(func() {
+			if err := h.RemoveInstance("shop", "web-1"); err != nil && !errs.Is(err, errs.FailedPrecondition) {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+	}
+}
+
+func TestALiveInstanceIsNotRemoved(t *testing.T) {
+	h := home(t)
+	l, err := h.LockInstance("shop", "web-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.RemoveInstance("shop", "web-1"); !errs.Is(err, errs.FailedPrecondition) {
+		t.Errorf("got %v", err)
+	}
+	if err := h.DropInstance("shop", "web-1"); err != nil { // by who holds the lock
+		t.Error(err)
+	}
+	l.Release()
+	if left, err := os.ReadDir(h.Stack("shop")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// What an interrupted removal left is neither an instance nor in the way.
+func TestInterruptedRemoval(t *testing.T) {
+	h := home(t)
+	trash := removed(h.Instance("shop", "web-1"))
+	if err := os.MkdirAll(filepath.Join(trash, "log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(removed(h.Stack("shop")), "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := h.ListInstances("shop"); err != nil || !slices.Equal(names, []string{"web-1"}) {
+		t.Errorf("instances: %q, %v", names, err)
+	}
+	if names, err := h.ListStacks(); err != nil || !slices.Equal(names, []string{"shop"}) {
+		t.Errorf("stacks: %q, %v", names, err)
+	}
+	for range 2 {
+		if err := h.RemoveInstance("shop", "web-1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(trash); !os.IsNotExist(err) {
+		t.Errorf("what was left: %v", err)
+	}
+	if err := h.RemoveStack("shop", false); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(h.Stacks()); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

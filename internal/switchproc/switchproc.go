@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/network"
@@ -153,7 +154,7 @@ func Start(ctx context.Context, program []string, o Orders) error {
 	cmd.Stdin = bytes.NewReader(orders)
 	cmd.Stderr = said
 	cmd.ExtraFiles = []*os.File{tell}
-	cmd.Dir = "/"
+	cmd.Dir, cmd.Env = "/", childenv.List()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	_ = tell.Close() // the switch has its own

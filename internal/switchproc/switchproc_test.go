@@ -25,11 +25,11 @@ import (
 
 const patience = 20 * time.Second
 
-// asSwitch turns the test's own program into a switch.
-const asSwitch = "VZCOMPOSE_TEST_SWITCH"
+// asSwitch as its first argument turns the test's own program into a switch.
+const asSwitch = "as-switch"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asSwitch) == "" {
+	if len(os.Args) < 2 || os.Args[1] != asSwitch {
 		os.Exit(m.Run())
 	}
 	o, err := ReadOrders(os.Stdin)
@@ -52,14 +52,13 @@ type place struct {
 
 func newPlace(t testing.TB) place {
 	t.Helper()
-	t.Setenv(asSwitch, "1")
 	dir, err := os.MkdirTemp("", "vz") // short: it is a socket's path
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	p := place{Orders{Socket: filepath.Join(dir, "socket"), Lock: filepath.Join(dir, "lock"), Log: filepath.Join(dir, "log"),
-		ResolvConf: filepath.Join(dir, "resolv.conf"), Idle: 200 * time.Millisecond}, []string{os.Args[0]}}
+		ResolvConf: filepath.Join(dir, "resolv.conf"), Idle: 200 * time.Millisecond}, []string{os.Args[0], asSwitch}}
 	if err := os.WriteFile(p.ResolvConf, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -328,7 +328,7 @@ func TestWords(t *testing.T) {
 		{state.Instance{State: lifecycle.Stopped, Exit: &state.Exit{Code: 143, Signal: "SIGTERM"}}, "exited (143, SIGTERM)", ""},
 		{state.Instance{State: lifecycle.Stopped}, "stopped", ""},
 		{state.Instance{State: lifecycle.Errored, Cause: "shim was lost", Finished: now.Add(-400 * 24 * time.Hour)}, "errored: shim was lost", "1 year ago"},
-		{state.Instance{State: lifecycle.Errored, Broken: "bad\x1b"}, `errored: its record cannot be read: bad\x1b`, ""},
+		{state.Instance{State: lifecycle.Errored, Broken: "bad\x1b"}, `errored: its record cannot be used: bad\x1b`, ""},
 	} {
 		if got := State(x.i); got != x.want {
 			t.Errorf("got %q, want %q", got, x.want)

@@ -12,9 +12,18 @@ import (
 // State says in a few words how an instance is: "running (healthy)",
 // "exited (137, out of memory)", "errored: shim was lost".
 func State(i state.Instance) string {
-	if i.Broken != "" {
-		return "errored: its record cannot be read: " + visible(i.Broken)
+	switch {
+	case i.Unfinished:
+		return "errored: " + visible(i.Broken)
+	case i.Broken != "" && i.State == lifecycle.Errored:
+		return "errored: its record cannot be used: " + visible(i.Broken)
+	case i.Broken != "":
+		return stateWords(i) + ", its record cannot be used: " + visible(i.Broken)
 	}
+	return stateWords(i)
+}
+
+func stateWords(i state.Instance) string {
 	switch i.State {
 	case lifecycle.Initialized:
 		return "created"

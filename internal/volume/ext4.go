@@ -10,14 +10,13 @@ import (
 	"compress/gzip"
 	"embed"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 )
 
@@ -65,29 +64,18 @@ func least(size int64) int64 {
 
 // Create makes an empty ext4 image of RoundUp(size) bytes at path, mode 0600.
 // What exists is not overwritten: errs.AlreadyExists.
-func Create(path string, size uint64) (err error) {
-	size, err = RoundUp(size)
+func Create(path string, size uint64) error {
+	size, err := RoundUp(size)
 	if err != nil {
 		return err
 	}
 	if _, err := os.Lstat(path); err == nil {
 		return errs.New(errs.AlreadyExists, "%s is there already", path)
 	}
-	// Under another name first: what an interruption leaves is no filesystem.
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return fmt.Errorf("make disk: %w", err)
+	if err := durable.Create(path, func(f *os.File) error { return fill(f, size) }); err != nil {
+		return fmt.Errorf("make disk %s: %w", path, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("make disk %s: %w", path, err), os.Remove(f.Name()))
-		}
-	}()
-	err = errors.Join(fill(f, size), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 func fill(f *os.File, size uint64) error {

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/state"
 )
@@ -23,7 +24,7 @@ func (s *Store) Path(name string) string { return filepath.Join(s.dir, name+suff
 
 // Create makes a volume; one that is there is left as it is.
 func (s *Store) Create(name string, size uint64) error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+	if err := durable.MkdirAll(s.dir); err != nil {
 		return fmt.Errorf("create volume %s: %w", name, err)
 	}
 	if err := Create(s.Path(name), size); err != nil && !errs.Is(err, errs.AlreadyExists) {
@@ -57,6 +58,9 @@ func (s *Store) List() ([]state.Volume, error) {
 			continue
 		}
 		info, err := e.Info()
+		if os.IsNotExist(err) { // removed just now
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list volumes: %w", err)
 		}

@@ -9,10 +9,10 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -143,7 +143,7 @@ func (t *template) restoreDisk(d vmm.Disk) (err error) {
 	return badTemplate("it has no disk %q", d.ID)
 }
 
-func (t *template) putDisk(h diskHead, at int64, path string) (err error) {
+func (t *template) putDisk(h diskHead, at int64, path string) error {
 	index, data := make([]byte, int64(h.Extents)*extentSize), make([]byte, h.Data)
 	if _, err := t.f.ReadAt(index, at); err != nil {
 		return badTemplate("read the index of disk %s: %w", h.ID, err)
@@ -154,20 +154,10 @@ func (t *template) putDisk(h diskHead, at int64, path string) (err error) {
 	if _, err := t.f.ReadAt(data, at+int64(len(index))); err != nil && h.Data > 0 {
 		return badTemplate("read disk %s: %w", h.ID, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
+	if err := durable.Create(path, func(f *os.File) error { return h.fill(f, index, data) }); err != nil {
 		return fmt.Errorf("make disk %s: %w", h.ID, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	err = errors.Join(h.fill(f, index, data), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
+	return nil
 }
 
 // fill writes a disk, run by run.

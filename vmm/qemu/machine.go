@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/mux"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -104,6 +105,7 @@ func (m *machine) run(path string, args []string, ends []*os.File, ram *os.File)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.Command(path, args...)
+	cmd.Env = childenv.List()
 	cmd.ExtraFiles = slices.Clone(ends)
 	if ram != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, ram)

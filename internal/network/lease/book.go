@@ -16,9 +16,9 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/network/frame"
 )
@@ -70,9 +70,14 @@ type record struct {
 	Leases   []Lease            `json:"leases"`
 }
 
+// New returns an empty book of a stack, which Save writes to path.
+func New(path, stack string) *Book {
+	return &Book{path: path, stack: stack, networks: map[string]Network{}}
+}
+
 // Open reads the book of a stack at path. One that is not there is empty.
 func Open(path, stack string) (*Book, error) {
-	b := &Book{path: path, stack: stack, networks: map[string]Network{}}
+	b := New(path, stack)
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -123,32 +128,18 @@ func (b *Book) check() error {
 }
 
 // Save writes the book whole or not at all.
-func (b *Book) Save() (err error) {
+func (b *Book) Save() error {
 	text, err := json.MarshalIndent(record{Version, b.networks, b.leases}, "", "  ")
 	if err != nil {
 		return errs.New(errs.Internal, "encode leases: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(b.path), ".new-*")
-	if err != nil {
+	if len(text) >= maxRecord { // it could not be read again
+		return errs.New(errs.ResourceExhausted, "save leases: %s would have %d bytes, and has at most %d", b.path, len(text), maxRecord)
+	}
+	if err := durable.WriteFile(b.path, append(text, '\n')); err != nil {
 		return fmt.Errorf("save leases: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the write's error is the one to tell
-			err = fmt.Errorf("save leases: %w", err)
-		}
-	}()
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), b.path)
+	return nil
 }
 
 // Networks answers the names of the networks there are, sorted.

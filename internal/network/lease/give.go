@@ -71,6 +71,23 @@ func (b *Book) others(name string) (all []netip.Prefix) {
 	return all
 }
 
+// Recover enters what an instance was given, as its own record has it, in a book
+// that was lost. What contradicts the book stays out of it: one record may be older
+// than another.
+func (b *Book) Recover(n Network, l Lease) {
+	had, there := b.networks[l.Network]
+	if !there {
+		b.networks[l.Network] = n
+	}
+	b.leases = append(b.leases, l)
+	if there && had != n || b.check() != nil {
+		b.leases = b.leases[:len(b.leases)-1]
+		if !there {
+			delete(b.networks, l.Network)
+		}
+	}
+}
+
 // Drop forgets a network and all that was given on it.
 func (b *Book) Drop(network string) {
 	delete(b.networks, network)
