@@ -22,8 +22,8 @@ func names(t *testing.T, dir string) (all []string) {
 func TestWriteFileIsWholeOrNotThere(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "f")
-	for _, text := range []string{"one", "another"} {
-		if err := WriteFile(path, []byte(text)); err != nil {
+	for text, write := range map[string]func(string, []byte) error{"one": WriteFile, "another": Replace} {
+		if err := write(path, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		if b, err := os.ReadFile(path); string(b) != text || err != nil {
@@ -41,6 +41,9 @@ func TestWriteFileIsWholeOrNotThere(t *testing.T) {
 	}
 	if err := WriteFile(filepath.Join(dir, "none", "f"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("in a directory that is not there: %v", err)
+	}
+	if err := WriteFile(path, []byte("another")); err != nil {
+		t.Fatal(err)
 	}
 	why := errors.New("full")
 	err := Create(path, func(f *os.File) error {

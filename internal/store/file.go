@@ -32,8 +32,12 @@ func SetAside(path string) (aside string, err error) {
 	return aside, os.Link(path, aside)
 }
 
-// writeJSON writes a record, unless it is so large that readJSON would refuse it.
-func writeJSON(path string, v any) error {
+// writeJSON writes a record.
+func writeJSON(path string, v any) error { return encode(path, v, durable.WriteFile) }
+
+// encode has write put a record at path, unless it is so large that readJSON would
+// refuse it.
+func encode(path string, v any, write func(string, []byte) error) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
@@ -45,7 +49,7 @@ func writeJSON(path string, v any) error {
 		return errs.WithHint(errs.New(errs.InvalidArgument, "%s would have %d bytes, and a record has at most %d", path, b.Len(), maxRecord),
 			"what the image and the stack file declare (environment, command, labels) is too large")
 	}
-	return durable.WriteFile(path, b.Bytes())
+	return write(path, b.Bytes())
 }
 
 func readJSON(path string, v any) error {

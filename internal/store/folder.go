@@ -48,7 +48,10 @@ func (h Home) MakeInstance(stack, name string) error {
 	if err := durable.MkdirAll(h.Stack(stack)); err != nil {
 		return err
 	}
-	return os.Mkdir(h.Instance(stack, name), 0o700) // synced with the record in it
+	if err := os.Mkdir(h.Instance(stack, name), 0o700); err != nil {
+		return err
+	}
+	return durable.SyncDir(h.Stack(stack))
 }
 
 // LockInstance takes the lock that a live shim holds, and leaves the number of

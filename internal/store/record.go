@@ -231,7 +231,9 @@ func (h Home) ReadInstance(stack, name string) (i Instance, err error) {
 // WriteState records what an instance is.
 func (h Home) WriteState(stack, name string, s State) error {
 	s.Version = Version
-	return writeJSON(h.state(stack, name), s)
+	// An earlier one will do after a loss of power: no shim lives then, whatever it
+	// says, and each change of it delays a start.
+	return encode(h.state(stack, name), s, durable.Replace)
 }
 
 // ReadState reads it. Where there is none the instance never had a shim: it is
