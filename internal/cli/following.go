@@ -59,7 +59,8 @@ type ending struct {
 // followedInstance is what is known of one instance.
 type followedInstance struct {
 	created  time.Time // of the instance whose log is open; zero: none is
-	finished time.Time // the last end that was seen
+	finished time.Time // the last end of a process that was announced
+	over     time.Time // the last that was the end of the instance
 	live     bool
 	counts   bool
 }
@@ -137,7 +138,7 @@ func (f *following) changed(c engine.Change) {
 		return
 	}
 	if x == nil {
-		x = &followedInstance{finished: f.announce}
+		x = &followedInstance{finished: f.announce, over: f.announce}
 		f.known[i.Name] = x
 	}
 	x.counts = f.counts(i)
@@ -147,10 +148,14 @@ func (f *following) changed(c engine.Change) {
 		f.merged.Do(func() { f.open(i, first) })
 	}
 	x.live = c.Status.State.Live()
-	if end := c.Status.Finished; end.After(x.finished) && hasEnded(c.Status) {
-		x.finished = end
-		if x.counts {
+	if end := c.Status.Finished; x.counts && hasEnded(c.Status) {
+		if end.After(x.finished) {
+			x.finished = end
 			f.ended(ending{i, c.Status})
+		}
+		if !x.live && end.After(x.over) {
+			x.over = end
+			f.concluded(ending{i, c.Status})
 		}
 	}
 }
@@ -161,14 +166,19 @@ func hasEnded(st shimproto.Status) bool {
 	return st.Exit != nil || st.State == lifecycle.Errored || st.State == lifecycle.Restarting
 }
 
+// concluded takes the end of an instance, whose restart policy does not have it
+// come again. The lock is held.
+func (f *following) concluded(e ending) {
+	if f.aborts != nil && f.aborts(e.of, e.st) {
+		f.doubts = append(f.doubts, e)
+	}
+}
+
 // ended takes the end of an instance's process. The lock is held.
 func (f *following) ended(e ending) {
 	if !f.announce.IsZero() && !f.silent {
 		text := endWords(e)
 		f.merged.Do(func() { f.a.view.Notef("%s", text) }) // after its last lines
-	}
-	if f.aborts != nil && !e.st.State.Live() && f.aborts(e.of, e.st) {
-		f.doubts = append(f.doubts, e)
 	}
 }
 
