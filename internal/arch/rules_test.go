@@ -44,8 +44,9 @@ func rooms() map[string]row {
 		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
-		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo"}},
+		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "vmm/qemu/vsock", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo"}},
 		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
+		"vmm/qemu/vsock":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
 		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
