@@ -98,6 +98,8 @@ func rooms() map[string]row {
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},
 		"test/e2e/calls": {prints: true},
+
+		"test/e2e/sockets": {prints: true},
 		// The kernel and the agent are what it boots by hand.
 		"bench/pump":    {prints: true},
 		"bench/compare": {prints: true, imports: []string{"internal/agents", "internal/kernel", "internal/store", "internal/undo"}},
