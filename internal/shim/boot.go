@@ -224,9 +224,12 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 	}
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
-	if held {
+	err = s.readyVsock(ctx, m)
+	switch {
+	case err != nil:
+	case held:
 		err = s.letGo(sctx, m, agent, out)
-	} else {
+	default:
 		_, err = agent.Start(sctx, startOf(s.inst, s.filter(), out))
 	}
 	if err == nil {
@@ -304,6 +307,7 @@ func (s *shim) machineConfig() *vmm.Config {
 		Cold:      s.launch.Cold,
 		Console:   home.ConsoleOf(i),
 		Nested:    i.Nested,
+		Vsock:     i.Vsock,
 
 		KernelArgs: i.KernelArgs,
 		Disks: []vmm.Disk{

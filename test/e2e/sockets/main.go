@@ -4,6 +4,7 @@
 //
 //	sockets echo PORT       answers on a port what it is told, each connection to
 //	                        its end, until standard input ends; prints "listening"
+//	sockets serve PORT      likewise, until it is killed
 //	sockets dial PORT TEXT  tells a port of the host the text, and prints as many
 //	                        bytes of the answer
 //	sockets id              prints the context ID of the machine
@@ -43,14 +44,21 @@ func run(args []string) error {
 	}
 	switch {
 	case args[0] == "echo" && len(args) == 2:
-		return echo(uint32(port))
+		return echo(uint32(port), os.Stdin)
+	case args[0] == "serve" && len(args) == 2:
+		return echo(uint32(port), forever{})
 	case args[0] == "dial" && len(args) == 3:
 		return dial(uint32(port), args[2])
 	}
 	return fmt.Errorf("arguments %q", args)
 }
 
-func echo(port uint32) error {
+// forever is what does not end.
+type forever struct{}
+
+func (forever) Read([]byte) (int, error) { select {} }
+
+func echo(port uint32, until io.Reader) error {
 	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil) // which needs no /dev/vsock
 	if err != nil {
 		return err
@@ -68,7 +76,7 @@ func echo(port uint32) error {
 			}()
 		}
 	}()
-	_, _ = io.Copy(io.Discard, os.Stdin)
+	_, _ = io.Copy(io.Discard, until)
 	return l.Close()
 }
 
