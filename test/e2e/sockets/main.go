@@ -4,15 +4,20 @@
 //
 //	sockets echo PORT       answers on a port what it is told, each connection to
 //	                        its end, until standard input ends; prints "listening"
-//	sockets serve PORT      likewise, until it is killed
+//	sockets serve AT        likewise, until it is killed
+//	sockets sink AT         takes what it is told, and says a byte at its end
+//	sockets source AT BYTES says so many bytes to each connection
 //	sockets dial PORT TEXT  tells a port of the host the text, and prints as many
 //	                        bytes of the answer
 //	sockets id              prints the context ID of the machine
+//
+// AT is a port, or the path of a unix socket.
 package main
 
 import (
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 
@@ -28,27 +33,31 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) == 1 && args[0] == "id" {
+	verb := ""
+	if len(args) > 0 {
+		verb = args[0]
+	}
+	switch {
+	case verb == "id" && len(args) == 1:
 		id, err := vsock.ContextID()
 		if err == nil {
 			fmt.Println(id)
 		}
 		return err
-	}
-	if len(args) < 2 {
-		return fmt.Errorf("arguments %q", args)
-	}
-	port, err := strconv.ParseUint(args[1], 10, 32)
-	if err != nil {
-		return err
-	}
-	switch {
-	case args[0] == "echo" && len(args) == 2:
-		return echo(uint32(port), os.Stdin)
-	case args[0] == "serve" && len(args) == 2:
-		return echo(uint32(port), forever{})
-	case args[0] == "dial" && len(args) == 3:
-		return dial(uint32(port), args[2])
+	case verb == "echo" && len(args) == 2:
+		return serve(args[1], os.Stdin, echo)
+	case verb == "serve" && len(args) == 2:
+		return serve(args[1], forever{}, echo)
+	case verb == "sink" && len(args) == 2:
+		return serve(args[1], forever{}, sink)
+	case verb == "source" && len(args) == 3:
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		return serve(args[1], forever{}, func(c net.Conn) { source(c, n) })
+	case verb == "dial" && len(args) == 3:
+		return dial(args[1], args[2])
 	}
 	return fmt.Errorf("arguments %q", args)
 }
@@ -58,8 +67,8 @@ type forever struct{}
 
 func (forever) Read([]byte) (int, error) { select {} }
 
-func echo(port uint32, until io.Reader) error {
-	l, err := vsock.ListenContextID(unix.VMADDR_CID_ANY, port, nil) // which needs no /dev/vsock
+func serve(at string, until io.Reader, one func(net.Conn)) error {
+	l, err := listen(at)
 	if err != nil {
 		return err
 	}
@@ -72,7 +81,7 @@ func echo(port uint32, until io.Reader) error {
 			}
 			go func() {
 				defer c.Close()
-				_, _ = io.Copy(c, c)
+				one(c)
 			}()
 		}
 	}()
@@ -80,8 +89,40 @@ func echo(port uint32, until io.Reader) error {
 	return l.Close()
 }
 
-func dial(port uint32, text string) error {
-	c, err := vsock.Dial(vsock.Host, port, nil)
+func listen(at string) (net.Listener, error) {
+	if port, err := strconv.ParseUint(at, 10, 32); err == nil {
+		return vsock.ListenContextID(unix.VMADDR_CID_ANY, uint32(port), nil) // which needs no /dev/vsock
+	}
+	return net.Listen("unix", at)
+}
+
+func echo(c net.Conn) {
+	_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, make([]byte, 64<<10))
+}
+
+func sink(c net.Conn) {
+	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 64<<10)); err == nil {
+		_, _ = c.Write([]byte{1})
+	}
+}
+
+func source(c net.Conn, n int) {
+	b := make([]byte, 64<<10)
+	for n > 0 {
+		k, err := c.Write(b[:min(n, len(b))])
+		if err != nil {
+			return
+		}
+		n -= k
+	}
+}
+
+func dial(port, text string) error {
+	n, err := strconv.ParseUint(port, 10, 32)
+	if err != nil {
+		return err
+	}
+	c, err := vsock.Dial(vsock.Host, uint32(n), nil)
 	if err != nil {
 		return err
 	}

@@ -3,10 +3,16 @@
 package vsock
 
 import (
+	"context"
 	"errors"
+	"math/rand/v2"
+	"net"
+	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/vmm/qemu/vhostuser/vhostusertest"
@@ -178,4 +184,84 @@ func TestConnectionsAreCounted(t *testing.T) {
 		g.clean()
 		_ = g.accepted(l, 1).Close()
 	})
+}
+
+// A guest that gives no credit holds up who writes to it, and nobody else.
+func TestNoCredit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuest(t, 8)
+		l := listening(t, g.d, 6000)
+		mean, good := g.accepted(l, 9), g.accepted(l, 10)
+		for _, nonsense := range []header{{buffer: 0}, {buffer: 100, forwarded: 1 << 31}} {
+			h := from(9, 6000, opCreditUpdate)
+			h.buffer, h.forwarded = nonsense.buffer, nonsense.forwarded
+			g.says(h, nil)
+			_ = mean.SetWriteDeadline(time.Now().Add(time.Second))
+			if n, err := mean.Write(make([]byte, 10)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%+v: wrote %d, %v", nonsense, n, err)
+			}
+		}
+		g.expect(opCreditRequest) // once for both
+		if _, err := good.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		g.expect(opData)
+		wrote := make(chan error, 1)
+		_ = mean.SetWriteDeadline(time.Time{})
+		go func() {
+			_, err := mean.Write(make([]byte, 10))
+			wrote <- err
+		}()
+		synctest.Wait()
+		_ = mean.Close()
+		if err := <-wrote; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("a write across Close: %v", err)
+		}
+	})
+}
+
+// Packets to connections that are not there are answered with a reset, but for
+// resets.
+func TestStreamsThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGuest(t, 8)
+		for _, op := range []operation{opResponse, opShutdown, opData, opCreditUpdate, opCreditRequest, 99} {
+			g.says(from(9, 6000, op), nil)
+			g.expect(opReset)
+		}
+		g.says(from(9, 6000, opReset), nil)
+		g.silent()
+		g.clean()
+	})
+}
+
+// A guest that scribbles over all of its memory, rings included, while the host
+// uses the device, breaks its own device at most.
+func TestScribbledMemory(t *testing.T) {
+	m := newMachine(t)
+	m.run(0, 0)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				_ = echoes(ctx, m.d, make([]byte, 10_000))
+			}
+		})
+	}
+	source := rand.New(rand.NewPCG(1, 2))
+	for ctx.Err() == nil {
+		place := 0x10000 + source.IntN(0x20000) // both rings
+		if source.IntN(4) == 0 {
+			place = source.IntN(len(m.RAM))
+		}
+		m.RAM[place] = byte(source.Uint32())
+		if source.IntN(16) == 0 {
+			m.tx.SetAvail(uint16(source.Uint32()))
+			m.tx.NotifyAnyway()
+			m.rx.NotifyAnyway()
+		}
+	}
+	all.Wait()
 }
