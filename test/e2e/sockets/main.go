@@ -5,7 +5,8 @@
 //	sockets echo PORT       answers on a port what it is told, each connection to
 //	                        its end, until standard input ends; prints "listening"
 //	sockets serve AT        likewise, until it is killed
-//	sockets sink AT         takes what it is told, and says a byte at its end
+//	sockets sink AT         takes what it is told, and says a byte at its end;
+//	                        prints how many bytes there were, and what failed
 //	sockets source AT BYTES says so many bytes to each connection
 //	sockets dial PORT TEXT  tells a port of the host the text, and prints as many
 //	                        bytes of the answer
@@ -101,9 +102,11 @@ func echo(c net.Conn) {
 }
 
 func sink(c net.Conn) {
-	if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 64<<10)); err == nil {
-		_, _ = c.Write([]byte{1})
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 64<<10))
+	if err == nil {
+		_, err = c.Write([]byte{1})
 	}
+	fmt.Println(n, err)
 }
 
 func source(c net.Conn, n int) {
