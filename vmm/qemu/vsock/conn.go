@@ -37,12 +37,12 @@ type Conn struct {
 	received  fifo
 	buffer    int    // bytes that received may hold
 	forwarded uint32 // bytes handed to the reader, ever
-	told      uint32 // forwarded, as the guest knows it
+	reported  uint32 // forwarded, as the guest knows it
 	sent      uint32 // bytes, ever
 
-	guestBuffer, guestForwarded uint32 // the guest's, as it last told
+	guestBuffer, guestForwarded uint32 // the guest's, as it last said
 	guestShut, shut             uint32 // directions that the guest and we have ended
-	asked                       bool   // the guest was asked for credit
+	requested                   bool   // the guest was asked for credit
 
 	waiting [opCreditRequest + 1]bool // operations that are to be said
 	queued  bool                      // it is among the device's signals
@@ -62,7 +62,7 @@ func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d
 // packet takes a valid packet of the guest. It is called with the lock held, in
 // Guard.
 func (c *Conn) packet(h *header, payload [][]byte) {
-	c.credit(h)
+	c.updateCredit(h)
 	c.changed.Broadcast()
 	switch {
 	case h.op == opReset && c.state == connecting:
@@ -98,7 +98,7 @@ func (c *Conn) lost() error {
 	return syscall.ECONNRESET
 }
 
-func (c *Conn) credit(h *header) { c.guestBuffer, c.guestForwarded = h.buffer, h.forwarded }
+func (c *Conn) updateCredit(h *header) { c.guestBuffer, c.guestForwarded = h.buffer, h.forwarded }
 
 // data takes n bytes. More than there is room for was not granted.
 func (c *Conn) data(n int, payload [][]byte) {
@@ -128,9 +128,9 @@ func (c *Conn) signal(op operation) {
 	}
 }
 
-// speak sends the operations that wait, in the order in which they make sense, and
+// sendWaiting sends the operations that wait, in the order in which they make sense, and
 // reports whether none is left.
-func (c *Conn) speak() bool {
+func (c *Conn) sendWaiting() bool {
 	for _, op := range [...]operation{opRequest, opResponse, opCreditUpdate, opCreditRequest, opShutdown} {
 		if !c.waiting[op] || c.state == ended {
 			continue
@@ -142,7 +142,7 @@ func (c *Conn) speak() bool {
 		if _, ok := c.d.send(&h, nil); !ok {
 			return false
 		}
-		c.waiting[op], c.told = false, c.forwarded
+		c.waiting[op], c.reported = false, c.forwarded
 	}
 	c.queued = false
 	return true
@@ -160,7 +160,7 @@ func (c *Conn) end(err error) {
 		c.received = fifo{}
 	}
 	if c.closed {
-		c.forget()
+		c.release()
 	}
 	if c.closing != nil {
 		c.closing.Stop()
@@ -199,7 +199,7 @@ func (c *Conn) Read(b []byte) (n int, err error) {
 func (c *Conn) took(n int) {
 	c.forwarded += uint32(n)
 	smaller := min(uint32(c.buffer), c.guestBuffer)
-	if c.state == open && c.guestShut&shutSend == 0 && c.forwarded-c.told >= smaller/2 {
+	if c.state == open && c.guestShut&shutSend == 0 && c.forwarded-c.reported >= smaller/2 {
 		c.signal(opCreditUpdate)
 	}
 }
@@ -243,19 +243,19 @@ func (c *Conn) writeSome(b []byte) (n int, err error) {
 // receive buffers.
 func (c *Conn) push(b []byte) (n int) {
 	for n < len(b) {
-		room := c.room()
-		if room == 0 {
-			if n == 0 && !c.asked {
-				c.asked = true
+		credit := c.availableCredit()
+		if credit == 0 {
+			if n == 0 && !c.requested {
+				c.requested = true
 				c.signal(opCreditRequest)
 			}
 			return n
 		}
-		c.asked = false
+		c.requested = false
 		h := c.header(opData)
 		k, ok := 0, false
 		if c.d.flush(); len(c.d.resets) == 0 && len(c.d.signals) == 0 { // they come first
-			k, ok = c.d.send(&h, b[n:n+min(len(b)-n, room)])
+			k, ok = c.d.send(&h, b[n:n+min(len(b)-n, credit)])
 		}
 		if !ok {
 			if n == 0 {
@@ -263,16 +263,16 @@ func (c *Conn) push(b []byte) (n int) {
 			}
 			return n
 		}
-		c.told = c.forwarded
+		c.reported = c.forwarded
 		c.sent += uint32(k)
 		n += k
 	}
 	return n
 }
 
-// room is how many bytes the guest has granted that were not sent yet. What it
+// availableCredit is how many bytes the guest has granted that were not sent yet. What it
 // says may be nonsense.
-func (c *Conn) room() int {
+func (c *Conn) availableCredit() int {
 	underWay := c.sent - c.guestForwarded
 	if underWay >= c.guestBuffer {
 		return 0
@@ -321,7 +321,7 @@ func (c *Conn) close() {
 	c.changed.Broadcast()
 	switch {
 	case c.state == ended:
-		c.forget()
+		c.release()
 	case c.state == connecting || c.abrupt:
 		c.d.abort(c)
 	default:
@@ -337,9 +337,9 @@ func (c *Conn) giveUp() {
 	}
 }
 
-// forget is the last of a connection.
-func (c *Conn) forget() {
-	c.d.kept--
+// release is the last of a connection.
+func (c *Conn) release() {
+	c.d.live--
 	c.d.granted -= c.buffer
 }
 

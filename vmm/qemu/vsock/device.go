@@ -49,17 +49,17 @@ type Device struct {
 	// The server's lock guards the following.
 	conns     map[ports]*Conn
 	listeners map[uint32]*Listener
-	kept      int // connections that are open, or that their user has not closed
+	live      int // connections that are open, or that their user has not closed
 	granted   int // bytes of buffer that those have
 	nextPort  uint32
 	gone      bool
 
 	// What waits for a receive buffer, in the order in which it is sent. While
 	// anything does, the driver is asked to kick.
-	resets  []ports            // of what is no connection (any more)
-	signals []*Conn            // that have something to say which is no data
-	starved map[*Conn]struct{} // whose writers wait
-	held    bool               // packets of the guest wait for room in resets
+	resets    []ports            // of what is no connection (any more)
+	signals   []*Conn            // that have something to say which is no data
+	starved   map[*Conn]struct{} // whose writers wait
+	txBlocked bool               // packets of the guest wait for room in resets
 
 	usable sync.Cond // both queues run, or never will again
 }
@@ -176,8 +176,8 @@ func (d *Device) Kicked(i int) (more bool) {
 		c.changed.Broadcast()
 	}
 	clear(d.starved)
-	if d.held && len(d.resets) < maxResets {
-		d.held = false
+	if d.txBlocked && len(d.resets) < maxResets {
+		d.txBlocked = false
 		d.server.Queue(txQueue).Poke()
 	}
 	return false
@@ -193,7 +193,7 @@ func (d *Device) receive() (more bool) {
 	for range perKick {
 		if len(d.resets) >= maxResets {
 			if d.flush(); len(d.resets) >= maxResets {
-				d.held = true // until the guest takes some
+				d.txBlocked = true // until the guest takes some
 				return false
 			}
 		}
@@ -227,7 +227,7 @@ func (d *Device) packet(pieces [][]byte) {
 	}
 	at := ports{host: h.dstPort, guest: h.srcPort}
 	c := d.conns[at]
-	valid := h.kind == typeStream && h.length <= maxPayload && uint64(h.length) <= total(payload)
+	valid := h.sockType == typeStream && h.length <= maxPayload && uint64(h.length) <= total(payload)
 	switch {
 	case c != nil && !valid:
 		d.abort(c)
@@ -243,13 +243,13 @@ func (d *Device) packet(pieces [][]byte) {
 // request takes a connection of the guest to a port of the host, or refuses it.
 func (d *Device) request(at ports, h *header) {
 	l := d.listeners[at.host]
-	if l == nil || len(l.backlog) >= maxBacklog || d.kept >= maxConns {
+	if l == nil || len(l.backlog) >= maxBacklog || d.live >= maxConns {
 		d.resets = append(d.resets, at)
 		return
 	}
 	c := d.add(at)
 	c.state = open
-	c.credit(h)
+	c.updateCredit(h)
 	c.signal(opResponse)
 	l.backlog = append(l.backlog, c)
 	l.changed.Signal()
@@ -260,7 +260,7 @@ func (d *Device) request(at ports, h *header) {
 func (d *Device) add(at ports) *Conn {
 	c := &Conn{d: d, at: at, buffer: grantBuffer(d.granted)}
 	c.changed.L = locker{d.server}
-	d.kept++
+	d.live++
 	d.granted += c.buffer
 	d.conns[at] = c
 	return c
@@ -290,7 +290,7 @@ func (d *Device) drop(c *Conn, err error) {
 
 // dropAll ends what there is with a driver that is gone.
 func (d *Device) dropAll() {
-	d.resets, d.signals, d.held = nil, nil, false
+	d.resets, d.signals, d.txBlocked = nil, nil, false
 	for _, c := range d.conns {
 		d.drop(c, syscall.ECONNRESET)
 	}
@@ -314,7 +314,7 @@ func (d *Device) flush() {
 	}
 	d.resets = nil
 	for len(d.signals) > 0 {
-		if !d.signals[0].speak() {
+		if !d.signals[0].sendWaiting() {
 			return
 		}
 		d.signals = d.signals[1:]
@@ -340,7 +340,7 @@ func (d *Device) send(h *header, payload []byte) (n int, ok bool) {
 		return 0, false
 	}
 	n = int(min(uint64(len(payload)), space-headerLen, maxPayload))
-	h.srcCID, h.dstCID, h.kind, h.length = HostCID, uint64(d.cid), typeStream, uint32(n)
+	h.srcCID, h.dstCID, h.sockType, h.length = HostCID, uint64(d.cid), typeStream, uint32(n)
 	head := h.encode()
 	scatter(scatter(c.Writable, head[:]), payload[:n])
 	q.Push(c.Head, uint32(headerLen+n))

@@ -53,7 +53,7 @@ func (g *guest) dialled(port uint32) (*Conn, uint32) {
 	}()
 	synctest.Wait()
 	h, _ := g.expect(opRequest)
-	g.says(from(port, h.srcPort, opResponse), nil)
+	g.send(from(port, h.srcPort, opResponse), nil)
 	return <-got, h.srcPort
 }
 
@@ -71,8 +71,8 @@ func (g *guest) clean() {
 	g.t.Helper()
 	g.d.server.Lock()
 	defer g.d.server.Unlock()
-	if len(g.d.conns) != 0 || g.d.kept != 0 || g.d.granted != 0 || len(g.d.signals) != 0 || len(g.d.resets) != 0 || len(g.d.starved) != 0 {
-		g.t.Errorf("left: %d connections, %d kept, %d bytes, %d signals, %d resets, %d starved", len(g.d.conns), g.d.kept,
+	if len(g.d.conns) != 0 || g.d.live != 0 || g.d.granted != 0 || len(g.d.signals) != 0 || len(g.d.resets) != 0 || len(g.d.starved) != 0 {
+		g.t.Errorf("left: %d connections, %d kept, %d bytes, %d signals, %d resets, %d starved", len(g.d.conns), g.d.live,
 			g.d.granted, len(g.d.signals), len(g.d.resets), len(g.d.starved))
 	}
 }
@@ -98,8 +98,8 @@ func TestDial(t *testing.T) {
 		if h, _ := g.expect(opShutdown); h.flags != shutBoth {
 			t.Errorf("flags %d", h.flags)
 		}
-		g.says(from(5000, host, opReset), nil)
-		g.silent()
+		g.send(from(5000, host, opReset), nil)
+		g.expectNothing()
 		g.clean()
 	})
 }
@@ -114,11 +114,11 @@ func TestNobodyListens(t *testing.T) {
 		}()
 		synctest.Wait()
 		h, _ := g.expect(opRequest)
-		g.says(from(7, h.srcPort, opReset), nil)
+		g.send(from(7, h.srcPort, opReset), nil)
 		if err := <-got; !errs.Is(err, errs.Unavailable) || !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("a port of the guest: %v", err)
 		}
-		g.says(from(9, 6000, opRequest), nil)
+		g.send(from(9, 6000, opRequest), nil)
 		if h, _ := g.expect(opReset); h.srcPort != 6000 || h.dstPort != 9 {
 			t.Errorf("a port of the host: %+v", h)
 		}
@@ -130,7 +130,7 @@ func TestNobodyListens(t *testing.T) {
 		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("accept after close: %v", err)
 		}
-		g.says(from(9, 6000, opRequest), nil)
+		g.send(from(9, 6000, opRequest), nil)
 		g.expect(opReset)
 		g.clean()
 	})
@@ -157,12 +157,12 @@ func TestHalfClose(t *testing.T) {
 			t.Errorf("got %q, %v", got, err)
 		}
 		g.d.server.Lock()
-		if g.d.kept != 1 {
-			t.Errorf("%d connections are kept", g.d.kept)
+		if g.d.live != 1 {
+			t.Errorf("%d connections are kept", g.d.live)
 		}
 		g.d.server.Unlock()
 		_ = c.Close()
-		g.silent()
+		g.expectNothing()
 		g.clean()
 
 		c = g.accepted(l, 10)
@@ -224,7 +224,7 @@ func TestCredit(t *testing.T) {
 		const room = 10 << 10
 		h := from(9, 6000, opCreditUpdate)
 		h.buffer = room
-		g.says(h, nil)
+		g.send(h, nil)
 		wrote := make(chan error, 1)
 		go func() {
 			_, err := c.Write(make([]byte, 2*room))
@@ -240,9 +240,9 @@ func TestCredit(t *testing.T) {
 			t.Errorf("%d bytes for a credit of %d", got, room)
 		}
 		g.expect(opCreditRequest)
-		g.silent()
+		g.expectNothing()
 		h.forwarded = room
-		g.says(h, nil)
+		g.send(h, nil)
 		if err := <-wrote; err != nil {
 			t.Fatal(err)
 		}
@@ -254,16 +254,16 @@ func TestCredit(t *testing.T) {
 		// Ours: the guest's buffer is the smaller one.
 		h = from(9, 6000, opData)
 		h.buffer, h.length, h.forwarded = room, room/2-1, 2*room
-		g.says(h, make([]byte, h.length))
+		g.send(h, make([]byte, h.length))
 		mustRead(t, c, int(h.length))
-		g.silent()
+		g.expectNothing()
 		h.length = 1
-		g.says(h, []byte{1})
+		g.send(h, []byte{1})
 		mustRead(t, c, 1)
 		if u, _ := g.expect(opCreditUpdate); u.forwarded != room/2 || int(u.buffer) != c.buffer {
 			t.Errorf("%+v", u)
 		}
-		g.says(from(9, 6000, opCreditRequest), nil)
+		g.send(from(9, 6000, opCreditRequest), nil)
 		g.expect(opCreditUpdate)
 	})
 }
@@ -346,7 +346,7 @@ func TestDialGivesUp(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		g.expect(opReset)
-		g.says(from(5000, h.srcPort, opResponse), nil) // too late
+		g.send(from(5000, h.srcPort, opResponse), nil) // too late
 		g.expect(opReset)
 		g.clean()
 

@@ -46,8 +46,8 @@ func (d *Device) dial(ctx context.Context, port uint32) (*Conn, error) {
 		return nil, err
 	}
 	// Resets that the guest does not take would pile up with dials that end.
-	if d.kept >= maxConns || len(d.resets) >= maxResets {
-		return nil, errs.New(errs.ResourceExhausted, "%d connections are open, and %d resets wait for the guest", d.kept, len(d.resets))
+	if d.live >= maxConns || len(d.resets) >= maxResets {
+		return nil, errs.New(errs.ResourceExhausted, "%d connections are open, and %d resets wait for the guest", d.live, len(d.resets))
 	}
 	c = d.add(d.freePort(port))
 	d.guard(func() { c.signal(opRequest) })

@@ -96,7 +96,7 @@ func (p *play) kickOnce(queue int) {
 // host does what does not block.
 func (p *play) host() {
 	op := p.next(1)[0] % 5
-	if op == 0 && p.d.kept < maxConns && len(p.d.resets) < maxResets && len(p.conns) < 64 {
+	if op == 0 && p.d.live < maxConns && len(p.d.resets) < maxResets && len(p.conns) < 64 {
 		c := p.d.add(p.d.freePort(5000))
 		p.conns = append(p.conns, c)
 		p.d.guard(func() { c.signal(opRequest) })
@@ -128,9 +128,9 @@ func (p *play) check() {
 	d := p.d
 	d.server.Lock()
 	defer d.server.Unlock()
-	if len(d.resets) > maxResets+maxConns || len(d.conns) > maxConns || d.kept > maxConns || d.kept < 0 || d.granted < 0 ||
+	if len(d.resets) > maxResets+maxConns || len(d.conns) > maxConns || d.live > maxConns || d.live < 0 || d.granted < 0 ||
 		d.granted > maxBytes+maxConns*leastBuffer || len(p.l.backlog) > maxBacklog {
-		p.t.Fatalf("%d resets, %d connections, %d kept, %d bytes granted, %d in the backlog", len(d.resets), len(d.conns), d.kept, d.granted, len(p.l.backlog))
+		p.t.Fatalf("%d resets, %d connections, %d kept, %d bytes granted, %d in the backlog", len(d.resets), len(d.conns), d.live, d.granted, len(p.l.backlog))
 	}
 	seen := map[*Conn]bool{}
 	for _, c := range d.signals {
@@ -151,8 +151,8 @@ func (p *play) check() {
 			p.t.Fatal("a connection that has ended is starved")
 		}
 	}
-	if kept > d.kept || granted > d.granted {
-		p.t.Fatalf("%d connections of %d, %d bytes of %d", kept, d.kept, granted, d.granted)
+	if kept > d.live || granted > d.granted {
+		p.t.Fatalf("%d connections of %d, %d bytes of %d", kept, d.live, granted, d.granted)
 	}
 }
 

@@ -83,8 +83,8 @@ func (g *guest) post(n int) {
 	}
 }
 
-// hears takes the next packet of the device, and posts its buffer again.
-func (g *guest) hears() (header, []byte) {
+// receive takes the next packet of the device, and posts its buffer again.
+func (g *guest) receive() (header, []byte) {
 	g.t.Helper()
 	h, p, ok := g.packet()
 	if !ok {
@@ -108,23 +108,23 @@ func (g *guest) packet() (header, []byte, bool) {
 // expect wants a packet with an operation.
 func (g *guest) expect(op operation) (header, []byte) {
 	g.t.Helper()
-	h, p := g.hears()
-	if h.op != op || h.srcCID != HostCID || h.dstCID != guestCID || h.kind != typeStream || int(h.length) != len(p) {
+	h, p := g.receive()
+	if h.op != op || h.srcCID != HostCID || h.dstCID != guestCID || h.sockType != typeStream || int(h.length) != len(p) {
 		g.t.Fatalf("got %+v with %d bytes, want operation %d", h, len(p), op)
 	}
 	return h, p
 }
 
-// silent wants no packet.
-func (g *guest) silent() {
+// expectNothing wants no packet.
+func (g *guest) expectNothing() {
 	g.t.Helper()
 	if h, p, ok := g.packet(); ok {
 		g.t.Fatalf("got %+v with %d bytes, want nothing", h, len(p))
 	}
 }
 
-// says sends a packet as it is.
-func (g *guest) says(h header, payload []byte) {
+// send sends a packet as it is.
+func (g *guest) send(h header, payload []byte) {
 	g.t.Helper()
 	b := h.encode()
 	copy(g.ram[txDataAt:], b[:])
@@ -142,7 +142,7 @@ func (g *guest) says(h header, payload []byte) {
 
 // from is a packet of the guest from one of its ports to one of the host.
 func from(guest, host uint32, op operation) header {
-	return header{srcCID: guestCID, dstCID: HostCID, srcPort: guest, dstPort: host, kind: typeStream, op: op, buffer: guestRoom}
+	return header{srcCID: guestCID, dstCID: HostCID, srcPort: guest, dstPort: host, sockType: typeStream, op: op, buffer: guestRoom}
 }
 
 // data is a packet with a payload.
@@ -150,7 +150,7 @@ func (g *guest) data(guest, host uint32, payload []byte) {
 	g.t.Helper()
 	h := from(guest, host, opData)
 	h.length = uint32(len(payload))
-	g.says(h, payload)
+	g.send(h, payload)
 }
 
 // shut is the end of directions.
@@ -158,13 +158,13 @@ func (g *guest) shut(guest, host, flags uint32) {
 	g.t.Helper()
 	h := from(guest, host, opShutdown)
 	h.flags = flags
-	g.says(h, nil)
+	g.send(h, nil)
 }
 
 // connects connects to a port of the host, on which somebody listens.
 func (g *guest) connects(guest, host uint32) {
 	g.t.Helper()
-	g.says(from(guest, host, opRequest), nil)
+	g.send(from(guest, host, opRequest), nil)
 	if h, _ := g.expect(opResponse); h.dstPort != guest || h.srcPort != host {
 		g.t.Fatalf("got %+v", h)
 	}

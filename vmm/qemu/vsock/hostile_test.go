@@ -25,22 +25,22 @@ func TestHostilePackets(t *testing.T) {
 		bytes  int
 		answer bool // it is reset
 	}{
-		"another's sender":        {header{srcCID: 4, dstCID: HostCID, srcPort: 9, dstPort: 6000, kind: typeStream, op: opReset}, 0, false},
-		"another's receiver":      {header{srcCID: guestCID, dstCID: 4, srcPort: 9, dstPort: 6000, kind: typeStream, op: opReset}, 0, false},
-		"a type that is not ours": {header{srcCID: guestCID, dstCID: HostCID, srcPort: 9, dstPort: 6000, kind: 2, op: opData}, 0, true},
+		"another's sender":        {header{srcCID: 4, dstCID: HostCID, srcPort: 9, dstPort: 6000, sockType: typeStream, op: opReset}, 0, false},
+		"another's receiver":      {header{srcCID: guestCID, dstCID: 4, srcPort: 9, dstPort: 6000, sockType: typeStream, op: opReset}, 0, false},
+		"a type that is not ours": {header{srcCID: guestCID, dstCID: HostCID, srcPort: 9, dstPort: 6000, sockType: 2, op: opData}, 0, true},
 		"an operation too many":   {from(9, 6000, 99), 0, true},
 		"no operation":            {from(9, 6000, 0), 0, true},
 		"a second request":        {from(9, 6000, opRequest), 0, true},
 		"a second response":       {from(9, 6000, opResponse), 0, true},
-		"longer than its chain":   {header{srcCID: guestCID, dstCID: HostCID, srcPort: 9, dstPort: 6000, kind: typeStream, op: opData, length: 2000}, 1000, true},
-		"longer than any":         {header{srcCID: guestCID, dstCID: HostCID, srcPort: 9, dstPort: 6000, kind: typeStream, op: opData, length: 1 << 31}, 1000, true},
+		"longer than its chain":   {header{srcCID: guestCID, dstCID: HostCID, srcPort: 9, dstPort: 6000, sockType: typeStream, op: opData, length: 2000}, 1000, true},
+		"longer than any":         {header{srcCID: guestCID, dstCID: HostCID, srcPort: 9, dstPort: 6000, sockType: typeStream, op: opData, length: 1 << 31}, 1000, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g := newGuest(t, 8)
 				l := listening(t, g.d, 6000)
 				bad, good := g.accepted(l, 9), g.accepted(l, 10)
-				g.says(c.packet, make([]byte, c.bytes))
+				g.send(c.packet, make([]byte, c.bytes))
 				if c.answer {
 					g.expect(opReset)
 					if _, err := bad.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
@@ -50,7 +50,7 @@ func TestHostilePackets(t *testing.T) {
 					g.data(9, 6000, []byte("x"))
 					mustRead(t, bad, 1)
 				}
-				g.silent()
+				g.expectNothing()
 				g.data(10, 6000, []byte("y"))
 				mustRead(t, good, 1)
 			})
@@ -66,7 +66,7 @@ func TestFlood(t *testing.T) {
 		for range c.buffer / maxPayload {
 			g.data(9, 6000, make([]byte, maxPayload))
 		}
-		g.silent()
+		g.expectNothing()
 		g.data(9, 6000, []byte{1})
 		g.expect(opReset)
 		_ = c.Close()
@@ -81,7 +81,7 @@ func TestShortPacket(t *testing.T) {
 		t.Fatal("no room")
 	}
 	g.kick(txQueue)
-	g.silent()
+	g.expectNothing()
 	if _, _, ok := g.tx.Used(); !ok {
 		t.Error("the chain did not come back")
 	}
@@ -94,7 +94,7 @@ func TestSmallReceiveBuffer(t *testing.T) {
 		if _, ok := g.rx.Add(nil, []vhostusertest.Span{{At: rxDataAt, Len: headerLen - 1}}); !ok {
 			t.Fatal("no room")
 		}
-		g.says(from(9, 6000, opRequest), nil)
+		g.send(from(9, 6000, opRequest), nil)
 		g.d.server.Lock()
 		defer g.d.server.Unlock()
 		if g.d.serves() {
@@ -127,8 +127,8 @@ func TestGuestThatTakesNothing(t *testing.T) {
 			t.Error("all its packets were read")
 		}
 		g.d.server.Lock()
-		if len(g.d.resets) > maxResets || len(g.d.signals) > maxConns || g.d.kept > maxConns || len(l.backlog) > maxBacklog {
-			t.Errorf("%d resets, %d signals, %d connections, %d of them in the backlog", len(g.d.resets), len(g.d.signals), g.d.kept, len(l.backlog))
+		if len(g.d.resets) > maxResets || len(g.d.signals) > maxConns || g.d.live > maxConns || len(l.backlog) > maxBacklog {
+			t.Errorf("%d resets, %d signals, %d connections, %d of them in the backlog", len(g.d.resets), len(g.d.signals), g.d.live, len(l.backlog))
 		}
 		g.d.server.Unlock()
 		if _, err := g.d.Dial(t.Context(), 1); !errs.Is(err, errs.ResourceExhausted) {
@@ -174,7 +174,7 @@ func TestConnectionsAreCounted(t *testing.T) {
 			g.expect(opReset)
 			all = append(all, c)
 		}
-		g.says(from(1, 6000, opRequest), nil)
+		g.send(from(1, 6000, opRequest), nil)
 		g.expect(opReset)
 		for _, c := range all {
 			mustRead(t, c, 4)
@@ -195,7 +195,7 @@ func TestNoCredit(t *testing.T) {
 		for _, nonsense := range []header{{buffer: 0}, {buffer: 100, forwarded: 1 << 31}} {
 			h := from(9, 6000, opCreditUpdate)
 			h.buffer, h.forwarded = nonsense.buffer, nonsense.forwarded
-			g.says(h, nil)
+			g.send(h, nil)
 			_ = mean.SetWriteDeadline(time.Now().Add(time.Second))
 			if n, err := mean.Write(make([]byte, 10)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%+v: wrote %d, %v", nonsense, n, err)
@@ -226,11 +226,11 @@ func TestStreamsThatAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGuest(t, 8)
 		for _, op := range []operation{opResponse, opShutdown, opData, opCreditUpdate, opCreditRequest, 99} {
-			g.says(from(9, 6000, op), nil)
+			g.send(from(9, 6000, op), nil)
 			g.expect(opReset)
 		}
-		g.says(from(9, 6000, opReset), nil)
-		g.silent()
+		g.send(from(9, 6000, opReset), nil)
+		g.expectNothing()
 		g.clean()
 	})
 }

@@ -43,7 +43,7 @@ type header struct {
 	srcCID, dstCID    uint64
 	srcPort, dstPort  uint32
 	length            uint32 // of the payload
-	kind              uint16
+	sockType          uint16
 	op                operation
 	flags             uint32
 	buffer, forwarded uint32
@@ -53,7 +53,7 @@ func parseHeader(b *[headerLen]byte) header {
 	le := binary.LittleEndian
 	return header{
 		srcCID: le.Uint64(b[0:]), dstCID: le.Uint64(b[8:]), srcPort: le.Uint32(b[16:]), dstPort: le.Uint32(b[20:]),
-		length: le.Uint32(b[24:]), kind: le.Uint16(b[28:]), op: operation(le.Uint16(b[30:])), flags: le.Uint32(b[32:]),
+		length: le.Uint32(b[24:]), sockType: le.Uint16(b[28:]), op: operation(le.Uint16(b[30:])), flags: le.Uint32(b[32:]),
 		buffer: le.Uint32(b[36:]), forwarded: le.Uint32(b[40:]),
 	}
 }
@@ -65,7 +65,7 @@ func (h *header) encode() (b [headerLen]byte) {
 	le.PutUint32(b[16:], h.srcPort)
 	le.PutUint32(b[20:], h.dstPort)
 	le.PutUint32(b[24:], h.length)
-	le.PutUint16(b[28:], h.kind)
+	le.PutUint16(b[28:], h.sockType)
 	le.PutUint16(b[30:], uint16(h.op))
 	le.PutUint32(b[32:], h.flags)
 	le.PutUint32(b[36:], h.buffer)

@@ -231,8 +231,8 @@ func TestEchoOverQueues(t *testing.T) {
 	}
 	all.Wait()
 	m.d.server.Lock()
-	if m.d.kept != 0 || m.d.granted != 0 || len(m.d.conns) != 0 {
-		t.Errorf("left: %d connections, %d kept, %d bytes", len(m.d.conns), m.d.kept, m.d.granted)
+	if m.d.live != 0 || m.d.granted != 0 || len(m.d.conns) != 0 {
+		t.Errorf("left: %d connections, %d kept, %d bytes", len(m.d.conns), m.d.live, m.d.granted)
 	}
 	m.d.server.Unlock()
 	cancel()
@@ -240,8 +240,8 @@ func TestEchoOverQueues(t *testing.T) {
 	guest.Wait()
 }
 
-// says sends a packet of a guest whose ring has room, and waits until it was taken.
-func (m *machine) says(h header) {
+// send sends a packet of a guest whose ring has room, and waits until it was taken.
+func (m *machine) send(h header) {
 	m.t.Helper()
 	b := h.encode()
 	copy(m.RAM[onlineTx:], b[:])
@@ -270,7 +270,7 @@ func TestPauseResetEnd(t *testing.T) {
 	}
 	accept := func(port uint32) *Conn {
 		t.Helper()
-		m.says(from(port, 6000, opRequest))
+		m.send(from(port, 6000, opRequest))
 		c, err := l.Accept()
 		if err != nil {
 			t.Fatal(err)
