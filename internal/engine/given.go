@@ -49,13 +49,12 @@ const vsockDevice = "/dev/vsock"
 
 // devicesOf are the devices of the machine that the container has.
 func devicesOf(c spec.Container) (all []store.Device) {
-	asked := !c.Vsock
 	for _, d := range c.Devices {
 		source, path := spec.SplitDevice(d)
 		all = append(all, store.Device{Source: source, Path: path})
-		asked = asked || path == vsockDevice
 	}
-	if !asked {
+	there := func(d store.Device) bool { return d.Path == vsockDevice }
+	if c.Vsock && !slices.ContainsFunc(all, there) {
 		all = append(all, store.Device{Source: vsockDevice, Path: vsockDevice})
 	}
 	return all

@@ -222,9 +222,9 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 	if err := s.awaitAttended(ctx); err != nil {
 		return nil, err
 	}
+	err = s.readyVsock(ctx, m)
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
-	err = s.readyVsock(ctx, m)
 	switch {
 	case err != nil:
 	case held:

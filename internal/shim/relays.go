@@ -205,21 +205,19 @@ func (h handler) Unrelay(ctx context.Context, p shimproto.Unrelay) (shimproto.Em
 		return shimproto.Empty{}, nil
 	}
 	s.relays.forget(one)
-	if over != nil { // another may take its place as soon as this is answered
+	var err error
+	_, agent, gone := s.running.get() // where it is gone, the relay went with it
+	if _, port := one.VsockPort(); !port && gone == nil {
+		err = agent.Unrelay(ctx, one.id)
+	}
+	if over != nil { // another may take its place as soon as this returns
 		select {
 		case <-over:
 		case <-ctx.Done():
-			return shimproto.Empty{}, context.Cause(ctx)
+			err = errors.Join(err, context.Cause(ctx))
 		}
 	}
-	if _, ok := one.VsockPort(); ok {
-		return shimproto.Empty{}, nil // the agent knows nothing of it
-	}
-	_, agent, err := s.running.get()
-	if err != nil {
-		return shimproto.Empty{}, nil // it went with the process
-	}
-	return shimproto.Empty{}, agent.Unrelay(ctx, one.id)
+	return shimproto.Empty{}, err
 }
 
 // listenSocket opens a socket of the host. A socket that nobody answers at, as a
