@@ -424,10 +424,6 @@ type Relay struct {
 // RelayToken is the token of a stream to an OutOf relay.
 func RelayToken(id string) string { return "relay:" + id }
 
-// VsockToken is the token of a stream to a port of AF_VSOCK on which a process
-// in the machine listens.
-func VsockToken(port uint32) string { return "vsock:" + strconv.FormatUint(uint64(port), 10) }
-
 // PortToken is the token of a stream to a port of the container: protocol is
 // "tcp", or "udp", whose datagrams are framed as package relay does.
 func PortToken(protocol string, port int) string { return protocol + ":" + strconv.Itoa(port) }

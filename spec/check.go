@@ -49,6 +49,7 @@ func (c *checker) containers() map[string]Container {
 			out.Hosts = nil
 		}
 		out.Interfaces = c.interfaces(name, d)
+		out.Vsock = c.vsock(name, out)
 		if c.active[name] {
 			out.Seccomp.Digest = c.seccomp(name, out.Seccomp.Profile)
 		}

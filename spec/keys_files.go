@@ -64,8 +64,8 @@ func socketKeys() *object[Socket] {
 		fields: []field[Socket]{
 			key("direction", "out_of: the server is in the container; into: it is on the host.", direction,
 				func(s *Socket) *string { return &s.Direction }),
-			key("source", "Where the server listens.", verbatim(), func(s *Socket) *string { return &s.Source }),
-			key("destination", "Where the other side finds it.", verbatim(), func(s *Socket) *string { return &s.Destination }),
+			key("source", "Where the server listens. In the container: a path, or vsock:PORT.", verbatim(), func(s *Socket) *string { return &s.Source }),
+			key("destination", "Where the other side finds it. In the container: a path, or vsock:PORT.", verbatim(), func(s *Socket) *string { return &s.Destination }),
 			key("mode", "Of the socket at the destination. Default: 0600.", unlessZero(mode()), func(s *Socket) *uint32 { return &s.Mode }),
 		},
 		finish: func(w *walker, n *node, at *trail, s *Socket) bool {
@@ -82,11 +82,20 @@ func socketKeys() *object[Socket] {
 				}
 				return false
 			}
-			if !strings.HasPrefix(*guest, "/") {
-				w.error(n.child(inside), at.key(inside), "", "%s is not an absolute path in the container", quote(*guest))
+			end, err := guestEnd(*guest)
+			if err != nil {
+				w.wrong(n.child(inside), at.key(inside), err)
 				return false
 			}
-			*guest, *host = path.Clean(*guest), w.path(*host)
+			if strings.HasPrefix(*host, vsockScheme) {
+				w.error(n.child(outside), at.key(outside), "write a path", "%s is the host's end, which is no virtual socket", quote(*host))
+				return false
+			}
+			*guest, *host = end, w.path(*host)
+			if s.Mode != 0 && s.Direction == "into" && s.onVsock() {
+				w.error(n.child("mode"), at.key("mode"), "take it away", "a port of virtual sockets has no mode")
+				return false
+			}
 			if len(*host) > maxHostSocket {
 				w.error(n.child(outside), at.key(outside), "use a shorter path", "%s has %d bytes; a socket of the host has at most %d", quote(*host), len(*host), maxHostSocket)
 				return false
@@ -94,6 +103,17 @@ func socketKeys() *object[Socket] {
 			return true
 		},
 	}
+}
+
+// guestEnd is the container's end of a socket, in its one form.
+func guestEnd(end string) (string, error) {
+	switch {
+	case strings.HasPrefix(end, vsockScheme):
+		return vsockEnd(end)
+	case !strings.HasPrefix(end, "/"):
+		return "", fmt.Errorf("%s is not an absolute path in the container", quote(end))
+	}
+	return path.Clean(end), nil
 }
 
 // given is a list of secrets or configs: names, or mappings. Where target is

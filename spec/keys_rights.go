@@ -33,6 +33,8 @@ func limitKeys() []field[declared] {
 			func(c *declared) **Kernel { return &c.Kernel }),
 		key("virtualization", "true: machines can be run in the machine, where the host can do that.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.Virtualization }),
+		key("vsock", "true: the container may use virtual sockets. Sockets that are ports of them imply it.", unlessZero(boolean()),
+			func(c *declared) *bool { return &c.Vsock }),
 		key("oci_runtime", "Path in the root of an OCI runtime, crun or runc, which runs the container. Default: the agent runs it.",
 			guestPath("oci_runtime", false), func(c *declared) *string { return &c.OCIRuntime }),
 	}

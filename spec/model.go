@@ -68,6 +68,8 @@ type Container struct {
 	Kernel        *Kernel        `json:"kernel,omitempty"`
 	// Virtualization lets machines be run in the machine.
 	Virtualization bool `json:"virtualization,omitempty"`
+	// Vsock gives the machine virtual sockets for the container.
+	Vsock bool `json:"vsock,omitempty"`
 	// OCIRuntime is the path in the container's root of the OCI runtime that runs
 	// it; "": the agent does.
 	OCIRuntime string `json:"oci_runtime,omitempty"`
@@ -174,7 +176,8 @@ type Overhead struct {
 	Memory uint64 `json:"memory,omitempty"` // bytes
 }
 
-// Socket is a unix socket that stands for a server on the other side.
+// Socket is a unix socket that stands for a server on the other side. The
+// container's end may be a port of virtual sockets instead: "vsock:5000".
 type Socket struct {
 	Direction   string `json:"direction"` // "out_of": the server is in the container; "into": it is on the host
 	Source      string `json:"source"`    // absolute, of the server's side

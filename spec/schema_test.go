@@ -124,7 +124,7 @@ func TestEveryKeyOfTheLanguageIsKnown(t *testing.T) {
 	read := `image rootfs pull command entrypoint environment env_file working_dir user stop_signal stop_grace_period
 		cpus memory mounts hostname depends_on restart replicas labels init group_add ulimits masked_paths readonly_paths
 		shm_size writable_layer overhead virtualization oci_runtime sockets secrets configs hosts dns healthcheck hooks logging boot_log
-		interfaces networks ports expose profiles devices kernel platform seccomp`
+		interfaces networks ports expose profiles devices kernel platform seccomp vsock`
 	keys := containerKeys()
 	for _, name := range strings.Fields(read) {
 		if f := keys.field(name); f == nil || f.decode == nil {

@@ -156,7 +156,7 @@ func TestDiffSeesEveryField(t *testing.T) {
 		"CapAdd": []string{"ALL"}, "CapDrop": []string{"CAP_CHOWN"}, "Sysctls": map[string]string{"a.b": "1"},
 		"Seccomp": Seccomp{Profile: "unconfined"}, "Init": true, "GroupAdd": []string{"disk"}, "Ulimits": map[string]Ulimit{"nofile": {1, 2}}, "MaskedPaths": []string{},
 		"ReadonlyPaths": []string{"/x"}, "ShmSize": uint64(4096), "WritableLayer": &WritableLayer{1 << 30}, "Overhead": &Overhead{CPUs: 1},
-		"Virtualization": true, "Sockets": []Socket{{Direction: "into", Source: "/a", Destination: "/b"}},
+		"Virtualization": true, "Vsock": true, "Sockets": []Socket{{Direction: "into", Source: "/a", Destination: "/b"}},
 		"Secrets": []Given{{Source: "s", Target: "/run/secrets/s"}}, "Configs": []Given{{Source: "c", Target: "/c"}},
 		"Hosts": map[string][]string{"10.0.0.1": {"a"}}, "DNS": &DNS{Domain: "x"}, "HealthCheck": &HealthCheck{Test: []string{"CMD", "true"}},
 		"Hooks": &Hooks{PreStop: []Hook{{Command: []string{"true"}}}}, "Logging": &Logging{MaxFiles: 2},

@@ -57,6 +57,9 @@ type Config struct {
 	// Shares are folders of the host, there when Boot returns or soon after; the
 	// agent finds them by their ID and waits for them.
 	Shares []Share
+	// Vsock asks for virtual sockets for the container, there when Boot returns or
+	// soon after; the host has them by Vsocker.
+	Vsock bool
 	// Cards is how many network cards the machine has at least, at most MaxCards.
 	// The guest knows card i by CardMAC(i), and gives it the address that it is
 	// to have; the host has its frames by Networker.

@@ -46,8 +46,9 @@ func rooms() map[string]row {
 		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
-		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv"}},
+		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv", "vmm/qemu/vsock"}},
 		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
+		"vmm/qemu/vsock":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
 		"vmm/qemu/vhostuser/vhostusertest": {imports: []string{"vmm/qemu/vhostuser", "internal/errs"}},
@@ -100,6 +101,8 @@ func rooms() map[string]row {
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},
 		"test/e2e/calls": {prints: true},
+
+		"test/e2e/sockets": {prints: true},
 		// The kernel and the agent are what it boots by hand.
 		"bench/pump":    {prints: true},
 		"bench/compare": {prints: true, imports: []string{"internal/agents", "internal/kernel", "internal/store", "internal/undo"}},

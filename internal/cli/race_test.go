@@ -130,7 +130,7 @@ func (r *racer) round(n int) {
 		r.running()
 		return
 	}
-	r.must("down", "-t", "0")
+	r.must("down", "-v", "-t", "0")
 	r.nothingLeft(r.said[0])
 }
 
@@ -197,8 +197,8 @@ func (r *racer) running() {
 	}
 }
 
-// nothingLeft checks that a down has left nothing of the stack: no folder, no
-// socket, and so no shim.
+// nothingLeft checks that a down with its volumes has left nothing of the stack:
+// no folder, no socket, and so no shim.
 func (r *racer) nothingLeft(when string) {
 	for _, dir := range []string{r.home.Stacks(), r.home.Runtime} {
 		left, err := os.ReadDir(dir)

@@ -321,6 +321,12 @@ type inspectMachine struct {
 	CPUs   int    `json:"cpus"`
 	Memory uint64 `json:"memory"` // bytes
 	Origin string `json:"origin,omitempty"`
+
+	Vsock *inspectVsock `json:"vsock,omitempty"` // nil: it has no virtual sockets
+}
+
+type inspectVsock struct {
+	CID uint32 `json:"cid,omitempty"` // of the machine, once it was started; absent where the system does not tell
 }
 
 type inspectPaths struct {
@@ -355,6 +361,9 @@ func (a *app) inspect(c *cli.Context) error {
 			}
 			st, _ := home.ReadState(w.Name, i.Name) // what is wrong with it is the instance's cause
 			v.Machine = inspectMachine{CPUs: rec.CPUs, Memory: rec.Memory, Origin: st.Origin}
+			if rec.Vsock {
+				v.Machine.Vsock = &inspectVsock{CID: st.VsockCID}
+			}
 			v.Phases, v.Notes, v.Runtime, v.Paths.Root = st.Phases, st.Notes, rec.Runtime, rec.Root
 		}
 		t.rows = append(t.rows, ui.Row{ID: i.Name, Value: v})

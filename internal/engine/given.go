@@ -22,10 +22,7 @@ import (
 func transcribe(rec *store.Instance, c spec.Container) {
 	rec.Init, rec.Groups, rec.BootLog, rec.Nested = c.Init, c.GroupAdd, c.BootLog, c.Virtualization
 	rec.OCIRuntime = c.OCIRuntime
-	for _, d := range c.Devices {
-		source, path := spec.SplitDevice(d)
-		rec.Devices = append(rec.Devices, store.Device{Source: source, Path: path})
-	}
+	rec.Devices, rec.Vsock = devicesOf(c), c.Vsock
 	for _, s := range c.Sockets {
 		rec.Relays = append(rec.Relays, state.Relay{Direction: s.Direction, Source: s.Source, Destination: s.Destination, Mode: s.Mode})
 	}
@@ -45,6 +42,22 @@ func transcribe(rec *store.Instance, c spec.Container) {
 	if l := c.WritableLayer; l != nil {
 		rec.Writable = l.Size
 	}
+}
+
+// vsockDevice is where programs ask for the machine's context ID.
+const vsockDevice = "/dev/vsock"
+
+// devicesOf are the devices of the machine that the container has.
+func devicesOf(c spec.Container) (all []store.Device) {
+	for _, d := range c.Devices {
+		source, path := spec.SplitDevice(d)
+		all = append(all, store.Device{Source: source, Path: path})
+	}
+	there := func(d store.Device) bool { return d.Path == vsockDevice }
+	if c.Vsock && !slices.ContainsFunc(all, there) {
+		all = append(all, store.Device{Source: vsockDevice, Path: vsockDevice})
+	}
+	return all
 }
 
 // checkCommand is what a check of Compose's form executes.

@@ -349,7 +349,7 @@ func (e *Engine) startSpare(ctx context.Context, m Kind, from *bootFiles) error 
 
 // takeSpare gives order to a machine that waits, if there is one for it.
 func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool, err error) {
-	if order.Cold || order.Instance.Nested || len(order.Instance.Shares) > 0 || len(order.Instance.KernelArgs) > 0 {
+	if order.Cold || order.Instance.Nested || order.Instance.Vsock || len(order.Instance.Shares) > 0 || len(order.Instance.KernelArgs) > 0 {
 		return false, nil
 	}
 	pool := e.spares()

@@ -77,6 +77,8 @@ func preparable(c spec.Container) error {
 		what = "a terminal"
 	case c.Virtualization:
 		what = "nested machines"
+	case c.Vsock:
+		what = "virtual sockets"
 	case c.OCIRuntime != "":
 		what = "an OCI runtime"
 	case len(c.Interfaces) > 1:

@@ -78,7 +78,7 @@ func filterOf(rec store.Instance, from *bootFiles) (*seccomp.Filter, error) {
 			return nil, errs.New(errs.InvalidArgument, "%s: %w", what, err)
 		}
 	}
-	t := seccomp.Target{Arch: runtime.GOARCH, Kernel: from.version}
+	t := seccomp.Target{Arch: runtime.GOARCH, Kernel: from.version, Vsock: rec.Vsock}
 	if rec.Runtime != nil && rec.Runtime.Process != nil && rec.Runtime.Process.Capabilities != nil {
 		t.Caps = rec.Runtime.Process.Capabilities.Bounding
 	}

@@ -355,9 +355,6 @@ func (c *claimed) attach(s *wire.Stream) {
 
 // openStream takes a stream that the host has opened.
 func (a *agent) openStream(token string, s *wire.Stream) error {
-	if strings.HasPrefix(token, agentproto.VsockToken(0)[:len("vsock:")]) {
-		return errs.New(errs.Unsupported, "this machine has no virtual sockets of its own")
-	}
 	if protocol, port, ok := agentproto.ParsePortToken(token); ok {
 		return a.openPort(protocol, port, s)
 	}

@@ -19,6 +19,8 @@ type Target struct {
 	Kernel string
 	// Caps are the container's capabilities: "CAP_CHOWN".
 	Caps []string
+	// Vsock: the machine has virtual sockets for the container.
+	Vsock bool
 }
 
 // Filter is a profile as the kernel takes it.
@@ -114,7 +116,7 @@ func (c *condition) any(t Target, kernel version) bool {
 			return true
 		}
 	}
-	return slices.Contains(c.arches, t.Arch) || c.kernel != version{} && !kernel.before(c.kernel)
+	return c.vsock && t.Vsock || slices.Contains(c.arches, t.Arch) || c.kernel != version{} && !kernel.before(c.kernel)
 }
 
 // clause is one line of what is decided about a call: where all comparisons fit,

@@ -166,6 +166,36 @@ func TestDefault(t *testing.T) {
 	}
 }
 
+// Virtual sockets are for containers that have them. A profile of the user's says
+// itself what it lets through.
+func TestVsock(t *testing.T) {
+	for _, arch := range []string{"amd64", "arm64"} {
+		own, _ := archOf(arch)
+		for _, with := range []bool{false, true} {
+			want := refuse | eperm
+			if with {
+				want = allow
+			}
+			of := compiled(t, Default(), Target{Arch: arch, Vsock: with})
+			for _, a := range []string{arch, own.compat} {
+				if got := of(made(t, a, "socket", 40)); got != want {
+					t.Errorf("%s on %s: %#x, want %#x", a, arch, got, want)
+				}
+				if got := of(made(t, a, "socket", 17)); got != allow {
+					t.Errorf("%s on %s: another family is %#x", a, arch, got)
+				}
+			}
+		}
+		p, err := Decode([]byte(`{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["socket"], "action": "SCMP_ACT_ERRNO"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := compiled(t, p, Target{Arch: arch, Vsock: true})(made(t, arch, "socket", 40)); got != refuse|eperm {
+			t.Errorf("%s: a profile that refuses: %#x", arch, got)
+		}
+	}
+}
+
 func TestDefaultOfOtherNumbers(t *testing.T) {
 	for _, arch := range []string{"amd64", "arm64"} {
 		of := compiled(t, Default(), Target{Arch: arch})

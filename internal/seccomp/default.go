@@ -63,12 +63,14 @@ func namespaceRules() []rule {
 // afVsock is the family of sockets that lead out of a machine to its host.
 const afVsock = 40
 
-// socketRules refuse that family: the machine's channel is its agent's. The
-// kernel looks at the low half alone, and so do these. socketcall, which has its
-// arguments in memory, is not let through on the 32-bit architecture.
+// socketRules refuse that family to containers that did not ask for it: on some
+// systems it is the way to the agent. The kernel looks at the low half alone, and
+// so do these. socketcall, which has its arguments in memory, is not let through
+// on the 32-bit architecture.
 func socketRules() []rule {
 	vsock := rule{calls: []string{"socket", "socketpair"}, action: refuse | eperm}
 	arg(comparison{0, maskedEqual, 0xffffffff, afVsock})(&vsock)
+	vsock.excludes.vsock = true
 	return []rule{vsock, {calls: []string{"socket", "socketpair"}, action: allow}}
 }
 

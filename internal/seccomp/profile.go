@@ -47,6 +47,7 @@ type condition struct {
 	caps   []string // "CAP_SYS_ADMIN"
 	arches []string // "amd64"
 	kernel version  // the least; zero: any
+	vsock  bool     // the container has virtual sockets; no profile's own, and of excludes only
 }
 
 // Unknown are the names of calls that no architecture has, as far as is known

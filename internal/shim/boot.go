@@ -222,11 +222,14 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 	if err := s.awaitAttended(ctx); err != nil {
 		return nil, err
 	}
+	err = s.readyVsock(ctx, m)
 	sctx, cancel := limit(ctx, startLimit, "start the process")
 	defer cancel()
-	if held {
+	switch {
+	case err != nil:
+	case held:
 		err = s.letGo(sctx, m, agent, out)
-	} else {
+	default:
 		_, err = agent.Start(sctx, startOf(s.inst, s.filter(), out))
 	}
 	if err == nil {
@@ -304,6 +307,7 @@ func (s *shim) machineConfig() *vmm.Config {
 		Cold:      s.launch.Cold,
 		Console:   home.ConsoleOf(i),
 		Nested:    i.Nested,
+		Vsock:     i.Vsock,
 
 		KernelArgs: i.KernelArgs,
 		Disks: []vmm.Disk{

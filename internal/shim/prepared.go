@@ -130,7 +130,7 @@ func preparable(i store.Instance) error {
 		what string
 	}{
 		{i.Runtime == nil || i.Runtime.Process == nil, "no process"},
-		{len(i.Volumes) > 0, "volumes"}, {len(i.Shares) > 0, "shares"}, {i.Nested, "nested machines"},
+		{len(i.Volumes) > 0, "volumes"}, {len(i.Shares) > 0, "shares"}, {i.Nested, "nested machines"}, {i.Vsock, "virtual sockets"},
 		{i.OCIRuntime != "", "an OCI runtime"}, {len(i.Interfaces) > 1, "more than one interface"},
 		{slices.ContainsFunc(i.Interfaces, six), "an IPv6 address"},
 	} {

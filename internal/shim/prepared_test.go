@@ -104,6 +104,7 @@ func TestHeld(t *testing.T) {
 func TestPreparableRefuses(t *testing.T) {
 	for name, change := range map[string]func(*store.Instance){
 		"volume":     func(i *store.Instance) { i.Volumes = []store.Disk{{ID: "vol0"}} },
+		"vsock":      func(i *store.Instance) { i.Vsock = true },
 		"share":      func(i *store.Instance) { i.Shares = []store.Share{{ID: "share0"}} },
 		"terminal":   func(i *store.Instance) { i.Runtime.Process.Terminal = true },
 		"nested":     func(i *store.Instance) { i.Nested = true },

@@ -46,11 +46,16 @@ type relaying struct {
 	id  string
 	ctx context.Context // ends it, and the connections that it carries
 	end context.CancelFunc
+	// over is closed when nothing of it is left on the host; nil: nothing is.
+	over chan struct{}
 }
 
 // openRelays opens those of the instance's record. On error none is left.
 func (s *shim) openRelays(ctx context.Context, m vmm.Machine, agent *agentproto.Client) error {
 	for _, r := range s.inst.Relays {
+		if _, ok := r.VsockPort(); ok && !outOf(r) {
+			continue // it is open since before the process was started
+		}
 		if err := s.openRelay(ctx, m, agent, r); err != nil {
 			s.relays.close()
 			return fmt.Errorf("socket %s: %w", r.Destination, err)
@@ -60,6 +65,9 @@ func (s *shim) openRelays(ctx context.Context, m vmm.Machine, agent *agentproto.
 }
 
 func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.Client, r state.Relay) error {
+	if port, ok := r.VsockPort(); ok {
+		return s.relayPort(m, r, port)
+	}
 	one, err := s.relays.reserve(s.ctx, r)
 	if err != nil {
 		return err
@@ -87,8 +95,20 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 		}
 		return wire.AsConn(st), nil
 	}
-	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{MaxConns: maxRelayed}) }) // it ends when it is closed
+	s.relays.serve(one, l, dial, relay.Options{MaxConns: maxRelayed})
 	return nil
+}
+
+// serve carries connections of l to what dial returns, until the relay ends.
+func (t *relays) serve(one *relaying, l net.Listener, dial func(context.Context) (net.Conn, error), o relay.Options) {
+	over := make(chan struct{})
+	t.mu.Lock()
+	one.over = over
+	t.mu.Unlock()
+	t.served.Go(func() {
+		defer close(over)
+		_ = relay.Serve(one.ctx, l, dial, o) // it ends when it is closed
+	})
 }
 
 func (t *relays) reserve(ctx context.Context, r state.Relay) (*relaying, error) {
@@ -161,8 +181,8 @@ func (h handler) Relay(ctx context.Context, r state.Relay) (shimproto.Empty, err
 	if st, _ := s.status.read(); st.State != lifecycle.Started {
 		return shimproto.Empty{}, errs.New(errs.FailedPrecondition, "cannot add a relay to what is %s", st.State)
 	}
-	if d := agentproto.Direction(r.Direction); d != agentproto.OutOf && d != agentproto.Into || !filepath.IsAbs(r.Source) || !filepath.IsAbs(r.Destination) {
-		return shimproto.Empty{}, errs.New(errs.InvalidArgument, "relay %q from %q to %q", r.Direction, r.Source, r.Destination)
+	if err := checkRelay(r); err != nil {
+		return shimproto.Empty{}, err
 	}
 	m, agent, err := s.running.get()
 	if err != nil {
@@ -176,16 +196,28 @@ func (h handler) Unrelay(ctx context.Context, p shimproto.Unrelay) (shimproto.Em
 	s := h.s
 	s.relays.mu.Lock()
 	one := s.relays.open[p.Destination]
+	var over chan struct{}
+	if one != nil {
+		over = one.over
+	}
 	s.relays.mu.Unlock()
 	if one == nil {
 		return shimproto.Empty{}, nil
 	}
 	s.relays.forget(one)
-	_, agent, err := s.running.get()
-	if err != nil {
-		return shimproto.Empty{}, nil // it went with the process
+	var err error
+	_, agent, gone := s.running.get() // where it is gone, the relay went with it
+	if _, port := one.VsockPort(); !port && gone == nil {
+		err = agent.Unrelay(ctx, one.id)
 	}
-	return shimproto.Empty{}, agent.Unrelay(ctx, one.id)
+	if over != nil { // another may take its place as soon as this returns
+		select {
+		case <-over:
+		case <-ctx.Done():
+			err = errors.Join(err, context.Cause(ctx))
+		}
+	}
+	return shimproto.Empty{}, err
 }
 
 // listenSocket opens a socket of the host. A socket that nobody answers at, as a

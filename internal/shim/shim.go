@@ -84,6 +84,9 @@ type shim struct {
 	taps    taps
 	relays  relays
 	ports   ports
+
+	connected connected
+
 	hookErr error          // of a hook before the stop; the loop's
 	notes   []string       // of the shim itself; the loop's
 	mute    bool           // the journal could not be written; the loop's
@@ -229,6 +232,7 @@ func (s *shim) serve(socket net.Listener, terminate context.Context) {
 	s.abort(nil)
 	_ = socket.Close() // first: nobody new
 	s.taps.close()
+	s.connected.close()
 	s.status.farewell(farewellLimit)
 	cancel()
 	s.tasks.Wait()
@@ -307,6 +311,9 @@ func (s *shim) greet(ctx context.Context, notify func(topic string, body any) er
 func (s *shim) openStream(token string, st *wire.Stream) error {
 	if strings.HasPrefix(token, shimproto.AttachPrefix) {
 		return s.taps.offer(token, st)
+	}
+	if strings.HasPrefix(token, shimproto.VsockPrefix) {
+		return s.attachVsock(token, st)
 	}
 	m, _, err := s.running.get()
 	if err != nil {

@@ -315,6 +315,7 @@ type Handler interface {
 	Write(context.Context, agentproto.Write) (Empty, error)
 	Relay(context.Context, state.Relay) (Empty, error)
 	Unrelay(context.Context, Unrelay) (Empty, error)
+	Vsock(context.Context, Vsock) (Connected, error)
 	Reload(context.Context, Empty) (Empty, error)
 }
 
@@ -343,6 +344,7 @@ func NewServer(h Handler, open func(token string, s *wire.Stream) error,
 			MethodWrite:   wire.Handle(h.Write),
 			MethodRelay:   wire.Handle(h.Relay),
 			MethodUnrelay: wire.Handle(h.Unrelay),
+			MethodVsock:   wire.Handle(h.Vsock),
 			MethodReload:  wire.Handle(h.Reload),
 		},
 	}

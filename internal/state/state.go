@@ -122,11 +122,30 @@ func (p Port) String() string {
 type Relay struct {
 	// Direction is "out_of": the server is in the container at Source, and
 	// Destination is a path of the host; or "into": the server is on the host at
-	// Source, and Destination is a path in the container.
+	// Source, and Destination is a path in the container. The container's end may
+	// be a port of virtual sockets, "vsock:5000"; Mode and the owner are of paths.
 	Direction   string `json:"direction"`
-	Source      string `json:"source"`        // absolute
-	Destination string `json:"destination"`   // absolute
+	Source      string `json:"source"`        // absolute, or a port
+	Destination string `json:"destination"`   // absolute, or a port
 	Mode        uint32 `json:"mode"`          // permission bits of Destination
 	UID         uint32 `json:"uid,omitempty"` // owner of Destination in the container
 	GID         uint32 `json:"gid,omitempty"`
+}
+
+// vsockScheme begins the end of a relay that is a port.
+const vsockScheme = "vsock:"
+
+// VsockPort returns the port at the container's end; ok is false where that is a
+// path. What begins as a port and is none is 0.
+func (r Relay) VsockPort() (port uint32, ok bool) {
+	end := r.Destination
+	if r.Direction == "out_of" {
+		end = r.Source
+	}
+	text, ok := strings.CutPrefix(end, vsockScheme)
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		n = 0
+	}
+	return uint32(n), ok
 }

@@ -50,6 +50,7 @@ type Instance struct {
 	Devices    []Device      `json:"devices,omitempty"`
 	Groups     []string      `json:"groups,omitempty"`      // of its process, beside its user's
 	Nested     bool          `json:"nested,omitempty"`      // machines can be run in its machine
+	Vsock      bool          `json:"vsock,omitempty"`       // its machine has virtual sockets for it
 	Stdin      bool          `json:"stdin,omitempty"`       // its process reads standard input
 	Init       bool          `json:"init,omitempty"`        // a small init stands before it
 	OCIRuntime string        `json:"oci_runtime,omitempty"` // path in its root of what runs it; "": the agent
@@ -190,6 +191,9 @@ type State struct {
 	// "restored" or "pooled"; "" where its driver does not tell.
 	Origin string  `json:"origin,omitempty"`
 	Phases []Phase `json:"phases,omitempty"`
+	// VsockCID is the context ID of the machine's virtual sockets; 0 where it has
+	// none, or its driver does not tell.
+	VsockCID uint32 `json:"vsock_cid,omitempty"`
 	// Notes say what went otherwise than it should have, and was mended.
 	Notes []string `json:"notes,omitempty"`
 }

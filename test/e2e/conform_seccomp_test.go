@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// buildCalls builds calls for the machines.
-func buildCalls(t *testing.T) string {
+// buildProgram builds a program of ours for the machines: "calls".
+func buildProgram(t *testing.T, name string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "calls")
-	build := exec.Command("go", "build", "-o", path, "./calls")
+	path := filepath.Join(t.TempDir(), name)
+	build := exec.Command("go", "build", "-o", path, "./"+name)
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -68,7 +68,7 @@ containers:
 			s.sh("all", script).want(t, 0, "")
 		}
 		// The calls that no program of busybox makes: the numbers themselves.
-		program := buildCalls(t)
+		program := buildProgram(t, "calls")
 		for c, want := range map[string]string{
 			"plain": "keyctl EPERM, vsock EPERM, clone3 ENOSYS, newest ENOSYS, unix 0, inet 0, thread 0",
 			"free":  "keyctl 0, vsock 0, clone3 other, newest ENOSYS, unix 0, inet 0, thread 0",

@@ -34,6 +34,7 @@ func TestDriver(t *testing.T) {
 	if err := volume.Create(blank, 64<<20); err != nil {
 		t.Fatal(err)
 	}
+	program := buildProgram(t, "sockets")
 	for _, d := range driversUnderTest(home) {
 		t.Run(d.name, func(t *testing.T) {
 			vmmtest.Run(t, vmmtest.Harness{
@@ -46,6 +47,8 @@ func TestDriver(t *testing.T) {
 				Console:   true,
 				Limit:     2 * time.Minute,
 				Leftovers: d.leftovers,
+
+				Sockets: "/sockets", SocketsFile: program,
 			})
 		})
 	}

@@ -52,8 +52,8 @@ func (m *machine) Adopt(ctx context.Context, cfg *vmm.Config) (err error) {
 			return err
 		}
 	}
-	if len(cfg.Shares) > 0 { // its RAM is its own alone
-		return errs.New(errs.FailedPrecondition, "a machine that waits can have no shares")
+	if servesDevices(cfg) { // its RAM is its own alone
+		return errs.New(errs.FailedPrecondition, "a machine that waits can have no shares and no virtual sockets")
 	}
 	return m.addCards(ctx, cfg.Cards)
 }

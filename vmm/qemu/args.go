@@ -104,10 +104,10 @@ func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 // with all the others.
 func memory(cfg *vmm.Config, b birth) map[string]any {
 	m := map[string]any{"qom-type": "memory-backend-ram", "id": "ram", "size": cfg.Memory}
-	if b != asBooted || len(cfg.Shares) > 0 {
+	if b != asBooted || servesDevices(cfg) {
 		m["qom-type"] = "memory-backend-file"
 		m["mem-path"] = fmt.Sprintf("/proc/self/fd/%d", fdRAM)
-		m["share"] = b == asTemplate || b == asPrepared || len(cfg.Shares) > 0 // with who serves the shares
+		m["share"] = b == asTemplate || b == asPrepared || servesDevices(cfg)
 	}
 	return m
 }

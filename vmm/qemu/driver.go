@@ -113,17 +113,29 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	} else {
 		m, err = p.bootWarm(ctx, cfg, t)
 	}
-	if err == nil && (cfg.Cards > len(m.cards) || len(cfg.Shares) > 0) {
-		if err = errors.Join(m.addCards(ctx, cfg.Cards), m.addShares(ctx, cfg.Shares)); err != nil {
+	if err == nil && (cfg.Cards > len(m.cards) || servesDevices(cfg)) {
+		if err = m.plugIn(ctx, cfg); err != nil {
 			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
 		}
-		t.lap("cards and shares plugged in")
+		t.lap("cards and served devices plugged in")
 	}
 	if err != nil { // not m: an interface with a nil machine in it is not nil
 		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
 	}
 	m.trace = t.trace
 	return m, nil
+}
+
+// plugIn gives the machine what no template has.
+func (m *machine) plugIn(ctx context.Context, cfg *vmm.Config) error {
+	err := errors.Join(m.addCards(ctx, cfg.Cards), m.addShares(ctx, cfg.Shares))
+	if err != nil || !cfg.Vsock {
+		return err
+	}
+	if err := m.addVsock(ctx); err != nil {
+		return fmt.Errorf("plug in the virtual sockets: %w", err)
+	}
+	return nil
 }
 
 // plant is what machines are made with on this host.
@@ -148,7 +160,7 @@ func (d *Driver) plant() (*plant, error) {
 // boot makes a machine that boots its kernel.
 func (p *plant) boot(ctx context.Context, cfg *vmm.Config, t *tracer) (*machine, error) {
 	var ram *os.File
-	if len(cfg.Shares) > 0 {
+	if servesDevices(cfg) {
 		var err error
 		if ram, err = sealedRAM(cfg.Memory); err != nil {
 			return nil, err

@@ -23,6 +23,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/mux"
 	"github.com/vzcompose/vzcompose/vmm"
+	"github.com/vzcompose/vzcompose/vmm/qemu/vsock"
 )
 
 // machine is one QEMU and the devices that this process serves to it.
@@ -47,12 +48,13 @@ type machine struct {
 	ports    [rootPorts]string // the disk or card in each
 	cards    []*os.File        // the host's ends; closed when the machine is gone
 
-	shareErrs []error                  // why shares are no longer served
-	waiting   map[string]chan struct{} // for the guest to let go of a device
+	lostDevices []string                 // notes of what is no longer served
+	vsock       *vsock.Device            // nil: none
+	waiting     map[string]chan struct{} // for the guest to let go of a device
 
 	lasting  *os.File       // keeps the agent's port connected, where it must outlive port; may be nil
 	migrated chan string    // gets the last status of a migration
-	shares   sync.WaitGroup // those that are served; they end with QEMU
+	served   sync.WaitGroup // devices of this process; they end with QEMU
 }
 
 var (
@@ -63,6 +65,7 @@ var (
 	_ vmm.Pauser   = (*machine)(nil)
 
 	_ vmm.Networker = (*machine)(nil)
+	_ vmm.Vsocker   = (*machine)(nil)
 )
 
 func newMachine(cfg *vmm.Config, port net.Conn, con *console) *machine {
@@ -89,7 +92,7 @@ func (m *machine) start(path string, args []string, ends []*os.File, ram *os.Fil
 		if m.lasting != nil {
 			_ = m.lasting.Close()
 		}
-		m.shares.Wait()
+		m.served.Wait()
 		select { // the monitor, if there ever was one, has lost its peer
 		case <-m.monitored:
 			m.qmp.close()
@@ -228,9 +231,7 @@ func (m *machine) Trace() vmm.Trace {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for _, err := range m.shareErrs {
-		t.Notes = append(slices.Clone(t.Notes), fmt.Sprintf("a share is lost from here on: %v", err))
-	}
+	t.Notes = append(slices.Clone(t.Notes), m.lostDevices...)
 	return t
 }
 

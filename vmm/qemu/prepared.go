@@ -54,8 +54,8 @@ func (p *plant) preparedKey(ctx context.Context, cfg *vmm.Config) (string, error
 // preparable says why a machine of cfg cannot be saved with its disks.
 func preparable(cfg *vmm.Config) error {
 	_, rest := fillBays(cfg.Disks)
-	if len(rest) > 0 || len(cfg.Shares) > 0 || cfg.Cards > 1 || cfg.Cold || cfg.Nested {
-		return errs.New(errs.Unsupported, "a machine with shares, or with more disks or cards than a template has, cannot be prepared")
+	if len(rest) > 0 || servesDevices(cfg) || cfg.Cards > 1 || cfg.Cold || cfg.Nested {
+		return errs.New(errs.Unsupported, "a machine with shares or virtual sockets, or with more disks or cards than a template has, cannot be prepared")
 	}
 	return nil
 }

@@ -227,7 +227,7 @@ func (p *plant) restore(ctx context.Context, cfg *vmm.Config, tpl *template, t *
 	checked := make(chan error, 1)
 	go func() { checked <- tpl.checkRAM() }() // while QEMU starts
 	ram := tpl.f
-	if len(cfg.Shares) > 0 {
+	if servesDevices(cfg) {
 		if ram, err = tpl.copyRAM(); err != nil {
 			return nil, errors.Join(err, <-checked)
 		}

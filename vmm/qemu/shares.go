@@ -4,70 +4,14 @@ package qemu
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
-	"os"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/vzcompose/vzcompose/internal/errs"
-	"github.com/vzcompose/vzcompose/internal/undo"
 	"github.com/vzcompose/vzcompose/vmm"
 	"github.com/vzcompose/vzcompose/vmm/qemu/share"
 )
 
-// Shares are virtio-fs devices that this process serves (vmm/qemu/share). They
-// see the machine's RAM, so it is in a memory file that both have, sealed so that
-// it cannot shrink beneath us. A machine that is restored has a copy of the
-// template's RAM there, in place of a private mapping.
-
-// sealedRAM makes the memory file of a machine with shares, all zero. The caller
-// owns it.
-func sealedRAM(size uint64) (*os.File, error) {
-	fd, err := unix.MemfdCreate("vzcompose-ram", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("make the machine's RAM: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "ram")
-	err = f.Truncate(int64(size))
-	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		_ = f.Close()
-		return nil, errs.As(errs.ResourceExhausted, fmt.Errorf("make the machine's RAM: %w", err))
-	}
-	return f, nil
-}
-
-// copyRAM makes a memory file with the template's RAM. What is zero there stays
-// unallocated. The caller owns it.
-func (t *template) copyRAM() (_ *os.File, err error) {
-	f, err := sealedRAM(uint64(t.head.Memory))
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-			err = errs.As(errs.ResourceExhausted, fmt.Errorf("copy the template's RAM: %w", err))
-		}
-	}()
-	from, err := unix.Mmap(int(t.f.Fd()), 0, int(t.head.Memory), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.Munmap(from) }()
-	for _, e := range t.index {
-		if _, err := f.WriteAt(from[e.at:e.at+e.length], e.at); err != nil {
-			return nil, err
-		}
-	}
-	return f, nil
-}
-
-// addShares plugs shares in.
+// addShares plugs in shares: virtio-fs devices that this process serves
+// (vmm/qemu/share).
 func (m *machine) addShares(ctx context.Context, all []vmm.Share) error {
 	for _, h := range all {
 		if err := m.addShare(ctx, h, len(all)); err != nil {
@@ -78,57 +22,9 @@ func (m *machine) addShares(ctx context.Context, all []vmm.Share) error {
 }
 
 // addShare plugs in one of so many shares.
-func (m *machine) addShare(ctx context.Context, h vmm.Share, of int) (err error) {
-	var un undo.Stack
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, un.Run(ctx, undoLimit))
-		}
-	}()
-	ours, theirs, err := socketPair("share")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = theirs.Close() }() // QEMU has its own
-	d, err := share.NewDevice(h.ID, share.Options{Path: h.Path, ReadOnly: h.ReadOnly, Of: of})
-	if err != nil {
-		_ = ours.Close() // nothing went through it
-		return err
-	}
-	m.serveShare(d, ours)
-	un.Push("serve it", func(context.Context) error { return d.Close() })
-	port, err := m.takePort("share-" + h.ID)
-	if err != nil {
-		return err
-	}
-	un.PushFunc("take a port", func() { m.freePort("share-" + h.ID) })
-	name := "share-" + h.ID
-	if err := m.qmp.call(ctx, "getfd", map[string]any{"fdname": name}, nil, int(theirs.Fd())); err != nil {
-		return err
-	}
-	backend := map[string]any{"type": "socket", "data": map[string]any{"server": false,
-		"addr": map[string]any{"type": "fd", "data": map[string]any{"str": name}}}}
-	if err := m.qmp.call(ctx, "chardev-add", map[string]any{"id": name, "backend": backend}, nil); err != nil {
-		return err
-	}
-	un.Push("add the socket", func(ctx context.Context) error {
-		return m.qmp.call(ctx, "chardev-remove", map[string]any{"id": name}, nil)
-	})
-	device := map[string]any{"driver": "vhost-user-fs-pci", "id": "dev-" + name, "chardev": name, "tag": h.ID, "queue-size": 256, "bus": port}
-	if err := m.qmp.call(ctx, "device_add", device, nil); err != nil {
-		return err
-	}
-	un.Release()
-	return nil
-}
-
-// serveShare serves a share until the machine is gone.
-func (m *machine) serveShare(d *share.Device, c *net.UnixConn) {
-	m.shares.Go(func() {
-		if err := d.Serve(c); err != nil {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			m.shareErrs = append(m.shareErrs, err)
-		}
+func (m *machine) addShare(ctx context.Context, h vmm.Share, of int) error {
+	device := map[string]any{"driver": "vhost-user-fs-pci", "tag": h.ID, "queue-size": 256}
+	return m.plugServed(ctx, "share-"+h.ID, "the share of "+h.Path, device, func() (servedDevice, error) {
+		return share.NewDevice(h.ID, share.Options{Path: h.Path, ReadOnly: h.ReadOnly, Of: of})
 	})
 }

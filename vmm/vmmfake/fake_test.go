@@ -1,9 +1,13 @@
 package vmmfake_test
 
 import (
+	"context"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/vzcompose/vzcompose/vmm"
@@ -28,7 +32,7 @@ func config(t *testing.T) vmm.Config {
 }
 
 func TestSuite(t *testing.T) {
-	d := vmmfake.New(vmmfake.Options{})
+	d := vmmfake.New(vmmfake.Options{Programs: map[string]vmmfake.Program{"sockets": sockets}})
 	vmmtest.Run(t, vmmtest.Harness{
 		Driver: d, Config: config(t), Root: place(t, "root"), Blank: place(t, "blank"), Console: true,
 		Leftovers: func() (left []string) {
@@ -37,6 +41,47 @@ func TestSuite(t *testing.T) {
 			}
 			return left
 		},
+		Sockets:   "sockets",
 		GuestDial: func(m vmm.Machine, port uint32) (net.Conn, error) { return m.(*vmmfake.Machine).GuestDial(port) },
 	})
+}
+
+// sockets is the program of vmmtest.Harness.Sockets.
+func sockets(_ context.Context, p *vmmfake.Process) int {
+	port, err := strconv.ParseUint(p.Args[2], 10, 32)
+	if err != nil {
+		return 2
+	}
+	if p.Args[1] == "dial" {
+		c, err := p.Machine.GuestDial(uint32(port))
+		if err != nil {
+			return 1
+		}
+		defer c.Close()
+		_, _ = io.WriteString(c, p.Args[3])
+		if _, err := io.CopyN(p.Stdout, c, int64(len(p.Args[3]))); err != nil {
+			return 1
+		}
+		return 0
+	}
+	l, err := p.Machine.GuestListen(uint32(port))
+	if err != nil {
+		return 1
+	}
+	defer l.Close()
+	_, _ = fmt.Fprintln(p.Stdout, "listening")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+	_, _ = io.Copy(io.Discard, p.Stdin)
+	return 0
 }

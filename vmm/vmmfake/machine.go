@@ -47,6 +47,7 @@ var (
 	_ vmm.Machine  = (*Machine)(nil)
 	_ vmm.Attacher = (*Machine)(nil)
 	_ vmm.Adopter  = (*Machine)(nil)
+	_ vmm.Vsocker  = (*Machine)(nil)
 )
 
 // Adopt implements vmm.Adopter, as far as Options let it.
@@ -59,6 +60,9 @@ func (m *Machine) Adopt(ctx context.Context, cfg *vmm.Config) error {
 	if old := m.cfg; cfg.CPUs != old.CPUs || cfg.Memory != old.Memory || cfg.Kernel != old.Kernel || cfg.Initramfs != old.Initramfs ||
 		!slices.Equal(cfg.KernelArgs, old.KernelArgs) {
 		return errs.New(errs.FailedPrecondition, "machine %s is of another make", old.Name)
+	}
+	if cfg.Vsock && !m.cfg.Vsock {
+		return errs.New(errs.FailedPrecondition, "machine %s has no virtual sockets", m.cfg.Name)
 	}
 	m.mu.Lock()
 	m.console = cfg.Console

@@ -41,6 +41,14 @@ type Harness struct {
 	Leftovers func() []string
 	// GuestDial, where set, connects from inside m to a host port.
 	GuestDial func(m vmm.Machine, port uint32) (net.Conn, error)
+	// Sockets is the program in the container that uses virtual sockets: "Sockets
+	// echo PORT" prints "listening", answers what it is told on that port, and ends
+	// with its standard input; "Sockets dial PORT TEXT" tells the host's port the
+	// text and prints as many bytes of the answer. "" has no such program.
+	Sockets string
+	// SocketsFile is its file on this host, which is copied into the container; "":
+	// it is there.
+	SocketsFile string
 	// Limit is how long one step may take, a boot to the agent included; 0 is a
 	// minute.
 	Limit time.Duration
@@ -69,7 +77,7 @@ func (s *suite) shared(t *testing.T) {
 	a, b := s.newBox(t, "a"), s.newBox(t, "b")
 	t.Run("boot", func(t *testing.T) {
 		cfgA := s.config(t, "a")
-		cfgA.Disks = s.disks(t, a)
+		cfgA.Disks, cfgA.Vsock = s.disks(t, a), true
 		a.boot(t, cfgA)
 		cfgB := s.config(t, "b")
 		if _, ok := a.m.(vmm.Attacher); !ok {
@@ -97,6 +105,9 @@ func (s *suite) shared(t *testing.T) {
 		{"end by signal", a.signalled},
 		{"stream both ways", a.stream},
 		{"guest dials host", a.guestDials},
+		{"virtual sockets", a.vsock},
+		{"virtual sockets both ways", a.vsockBothWays},
+		{"no virtual sockets", b.noVsock},
 		{"write to a read-only disk", a.writeReadOnly},
 		{"attach a disk", b.attach},
 		{"reset and adopt", b.adopt},

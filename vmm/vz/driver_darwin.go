@@ -154,7 +154,7 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (_ vmm.Machine, err 
 		return nil, explain(err)
 	}
 	m := newMachine(cfg.Name, vm)
-	m.ours, m.theirs = ours, theirs
+	m.ours, m.theirs, m.vsock = ours, theirs, cfg.Vsock
 	m.life.kept, kept = kept, undo.Stack{}
 	un.Push("start the machine", m.Stop)
 	if err := m.start(ctx); err != nil {

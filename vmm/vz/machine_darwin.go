@@ -32,12 +32,14 @@ type machine struct {
 	// The ends of the frame sockets, one of each a card. theirs is the machine's: the
 	// binding does not duplicate it, and it must not be lost sight of.
 	ours, theirs []*os.File
+	vsock        bool // the container may use virtual sockets
 }
 
 var (
 	_ vmm.Machine   = (*machine)(nil)
 	_ vmm.Networker = (*machine)(nil)
 	_ vmm.Pauser    = (*machine)(nil)
+	_ vmm.Vsocker   = (*machine)(nil)
 )
 
 func newMachine(name string, vm *vzf.VirtualMachine) *machine {

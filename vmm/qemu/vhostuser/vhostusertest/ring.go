@@ -187,3 +187,6 @@ func (r *Ring) Wait() error {
 	_, err := r.Call.Read(count[:])
 	return err
 }
+
+// Free is how many descriptors the driver has left.
+func (r *Ring) Free() int { return len(r.free) }
