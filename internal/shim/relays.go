@@ -87,7 +87,7 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 		}
 		return wire.AsConn(st), nil
 	}
-	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{MaxConns: maxRelayed}) }) // it ends when it is closed
+	s.relays.served.Go(func() { _ = relay.Serve(one.ctx, l, dial, relay.Options{MaxConns: maxRelayed, Shared: s.carried}) }) // it ends when it is closed
 	return nil
 }
 

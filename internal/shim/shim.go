@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/accept"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/logs"
@@ -84,6 +85,7 @@ type shim struct {
 	taps    taps
 	relays  relays
 	ports   ports
+	carried chan struct{}  // has an element for each connection of a port or a relay
 	hookErr error          // of a hook before the stop; the loop's
 	mute    bool           // the journal could not be written; the loop's
 	retry   retry          // of the restart policy; the loop's
@@ -141,7 +143,7 @@ func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
 // in its record.
 func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
 	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(),
-		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{})}
+		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{}), carried: make(chan struct{}, carriedLimit())}
 	s.attend = sync.OnceFunc(func() { close(s.attended) })
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
@@ -208,6 +210,9 @@ func (s *shim) serve(socket net.Listener, terminate context.Context) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.ctx = ctx
 	srv := shimproto.NewServer(handler{s}, s.openStream, s.greet)
+	socket = accept.Through(socket, func(err error) {
+		s.tasks.Go(func() { s.send(func() { s.enter("shortage", map[string]string{"cause": err.Error()}) }) })
+	})
 	s.tasks.Go(func() {
 		for {
 			c, err := socket.Accept()

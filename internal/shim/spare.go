@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/accept"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -210,6 +211,7 @@ func (s *shim) rehearse(ctx context.Context) (_ *spareMachine, err error) {
 // awaitOrder answers what the machine is wanted for, and the connection on which
 // to answer; no connection: it is not wanted any more.
 func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.Listener) (Launch, net.Conn, error) {
+	socket = accept.Through(socket, nil) // who gives orders has a limit
 	ctx, cancel := context.WithCancel(terminate)
 	defer cancel()
 	lost := make(chan error, 1)
