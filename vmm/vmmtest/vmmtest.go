@@ -96,6 +96,7 @@ func (s *suite) shared(t *testing.T) {
 		{"run what is not there", a.unknownExecutable},
 		{"end by signal", a.signalled},
 		{"stream both ways", a.stream},
+		{"reader goes away", a.readerGone},
 		{"guest dials host", a.guestDials},
 		{"write to a read-only disk", a.writeReadOnly},
 		{"attach a disk", b.attach},
