@@ -72,8 +72,19 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	case st.State == lifecycle.Stopping, st.State == lifecycle.Stopped:
 		return errs.New(errs.Canceled, "it was stopped meanwhile")
 	}
-	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
+	err = errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
+	if st.Refused != "" {
+		return &StartError{errs.As(st.Refused, err)}
+	}
+	return err
 }
+
+// StartError is why a process could not be executed: errs.NotFound or
+// errs.PermissionDenied where that is its executable's.
+type StartError struct{ Err error }
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
 
 // resume lets a paused instance go on.
 func (s *Stack) resume(ctx context.Context, name string) error {
@@ -216,7 +227,8 @@ func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, er
 	if err != nil {
 		return shimproto.Status{}, err
 	}
-	return shimproto.Status{State: i.State, Cause: i.Cause, Exit: i.Exit, Health: i.Health, Restarts: i.Restarts, Started: i.Started, Finished: i.Finished, Boots: i.Boots, PID: i.PID}, nil
+	st, _ := s.o.Home.ReadState(s.Name, name) // what is wrong with it i has
+	return shimproto.Status{State: i.State, Cause: i.Cause, Refused: st.Refused, Exit: i.Exit, Health: i.Health, Restarts: i.Restarts, Started: i.Started, Finished: i.Finished, Boots: i.Boots, PID: i.PID}, nil
 }
 
 // dial connects to the shim of an instance. One that holds its lock but cannot

@@ -81,6 +81,7 @@ type shim struct {
 
 	status  *board
 	running live
+	execs   execs
 	input   input
 	taps    taps
 	relays  relays
@@ -271,7 +272,7 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 }
 
 func (s *shim) tell(phase string) {
-	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
+	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Refused: s.st.Refused, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
 		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes, Ports: s.st.Ports})
 }
 
