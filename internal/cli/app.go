@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vzcompose/vzcompose/internal/diag"
+	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/ui"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -25,6 +27,11 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitInterrupted = 130
+
+	// Of commands whose status is a process's: what is not the process's own.
+	exitOurs          = 125
+	exitNotExecutable = 126
+	exitNotFound      = 127
 )
 
 // Deps are what the commands have of the world around them.
@@ -62,7 +69,7 @@ func Main(d Deps) int {
 			return runFill(d)
 		}
 	}
-	// A reader that went away, as of `vzcompose logs | head`, is the end of it.
+	// A reader that went away is an error of a write: there may be more to do.
 	signal.Ignore(syscall.SIGPIPE)
 	app := &app{deps: d}
 	cmd := app.command()
@@ -78,23 +85,32 @@ type app struct {
 	cold bool   // machines are to boot
 }
 
-// exit says what is left to say of err, and answers the status.
+// exit prints what err has that was not printed yet, and returns the status.
 func (a *app) exit(err error) int {
 	var st status
-	var findings diag.Findings
+	var own *withStatus
+	left := a.unsaid(err)
+	code := exitDone
+	if left != nil {
+		code = a.print(left)
+	}
 	switch {
-	case err == nil:
-		return exitDone
 	case errors.As(err, &st):
 		return int(st)
-	case errors.Is(err, syscall.EPIPE):
-		return exitDone
+	case left != nil && errors.As(err, &own):
+		return own.status
 	}
+	return code
+}
+
+// print shows err, and returns the status that it has in most commands.
+func (a *app) print(err error) int {
 	view := a.view
 	if view == nil {
 		view = a.newView("plain", true)
 	}
 	defer view.Close()
+	var findings diag.Findings
 	if errors.As(err, &findings) {
 		view.Findings(findings)
 		return exitUsage
@@ -104,6 +120,66 @@ func (a *app) exit(err error) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// unsaid is err without what needs no words: a status, and a reader of our output
+// that went away, as of `vzcompose logs | head`. Only our own streams count: any
+// other pipe that breaks is a failure.
+func (a *app) unsaid(err error) error {
+	switch e := err.(type) {
+	case nil, status:
+		return nil
+	case *fs.PathError:
+		ours := e.Path == a.deps.Stdout.Name() || e.Path == a.deps.Stderr.Name()
+		if ours && e.Op == "write" && errors.Is(e.Err, syscall.EPIPE) {
+			return nil
+		}
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil && a.unsaid(inner) == nil {
+			return nil
+		}
+	case interface{ Unwrap() []error }:
+		var left []error
+		all := e.Unwrap()
+		for _, one := range all {
+			if one = a.unsaid(one); one != nil {
+				left = append(left, one)
+			}
+		}
+		if len(left) < len(all) {
+			return errors.Join(left...)
+		}
+	}
+	return err
+}
+
+// withStatus is an error with an exit status of its own.
+type withStatus struct {
+	error
+	status int
+}
+
+func (w *withStatus) Unwrap() error { return w.error }
+
+// forProcess gives what goes wrong in an action whose status is that of a process
+// in a container a status that tells it from the process's, as docker does.
+func forProcess(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		err := action(c)
+		if err == nil {
+			return nil
+		}
+		own := &withStatus{err, exitOurs}
+		if start := (*engine.StartError)(nil); errors.As(err, &start) {
+			switch errs.ClassOf(start.Err) {
+			case errs.NotFound:
+				own.status = exitNotFound
+			case errs.PermissionDenied:
+				own.status = exitNotExecutable
+			}
+		}
+		return own
+	}
 }
 
 // usage makes an error of how a command was called.

@@ -47,7 +47,7 @@ func (a *app) runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "cold", Usage: "boot its machine, restore none"},
 			detachKeysFlag(),
 		},
-		Action: a.run,
+		Action: forProcess(a.run),
 	}
 }
 
@@ -158,7 +158,14 @@ func (a *app) runAttended(c *cli.Context, w *work, stop *interrupt, container, n
 		return errors.Join(err, atErr)
 	}
 	stop.release() // from here signals are the process's
-	if err := a.stay(c.Context, at, true, keys); err != nil {
+	err = a.stay(c.Context, at, true, keys)
+	switch {
+	case err == nil:
+	case a.unsaid(err) == nil: // nobody reads what it was made to say
+		if err := w.Stop(c.Context, name, nil); err != nil {
+			return err
+		}
+	default:
 		return err
 	}
 	return a.statusOf(c.Context, w, name)
