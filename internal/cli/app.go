@@ -162,24 +162,32 @@ type withStatus struct {
 func (w *withStatus) Unwrap() error { return w.error }
 
 // forProcess gives what goes wrong in an action whose status is that of a process
-// in a container a status that tells it from the process's, as docker does.
+// in a container a status that tells it from the process's.
 func forProcess(action cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		err := action(c)
-		if err == nil {
-			return nil
+		if err := action(c); err != nil {
+			return &withStatus{err, processStatus(err)}
 		}
-		own := &withStatus{err, exitOurs}
-		if start := (*engine.StartError)(nil); errors.As(err, &start) {
-			switch errs.ClassOf(start.Err) {
-			case errs.NotFound:
-				own.status = exitNotFound
-			case errs.PermissionDenied:
-				own.status = exitNotExecutable
-			}
-		}
-		return own
+		return nil
 	}
+}
+
+// processStatus is what docker returns where a process was not executed. A call that
+// is wrong has the status that it has in every command.
+func processStatus(err error) int {
+	if start := (*engine.StartError)(nil); errors.As(err, &start) {
+		switch errs.ClassOf(start.Err) {
+		case errs.NotFound:
+			return exitNotFound
+		case errs.PermissionDenied:
+			return exitNotExecutable
+		}
+		return exitOurs
+	}
+	if findings := (diag.Findings)(nil); errors.As(err, &findings) || errs.Is(err, errs.InvalidArgument) {
+		return exitUsage
+	}
+	return exitOurs
 }
 
 // usage makes an error of how a command was called.

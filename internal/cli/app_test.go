@@ -54,7 +54,7 @@ func TestExit(t *testing.T) {
 		"not executable":          {process(start(errs.PermissionDenied)), 126, true},
 		"not started":             {process(start(errs.InvalidArgument)), 125, true},
 		"no container":            {process(errs.New(errs.NotFound, "web")), 125, true},
-		"process, usage":          {process(usage("x")), 125, true},
+		"process, usage":          {process(usage("x")), 2, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			said, err := os.CreateTemp(t.TempDir(), "said")

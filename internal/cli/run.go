@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/vzcompose/vzcompose/executor"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
@@ -130,13 +131,27 @@ func (a *app) bringOneOff(c *cli.Context, w *work, stop *interrupt, container, n
 		ct.Sockets, ct.Ports = nil, nil
 		w.desired.Containers[container] = ct
 	}
-	_, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
+	report, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
 		return planner.Up(w.desired, world, planner.Options{Only: []string{container}, NoDeps: c.Bool("no-deps"), OneOff: name})
 	})
-	if err == nil && stop.asked() {
+	switch {
+	case err == nil && stop.asked():
 		return status(exitInterrupted)
+	case err == status(exitFailed): // which is no process's
+		return failedStart(report, name)
 	}
 	return err
+}
+
+// failedStart is the status of a plan that failed: why the process of name was not
+// executed, if that is why.
+func failedStart(report executor.Report, name string) status {
+	for _, o := range report.Outcomes {
+		if op, ok := o.Step.Op.(planner.Start); ok && op.Instance == name && o.Err != nil {
+			return status(processStatus(o.Err))
+		}
+	}
+	return exitOurs
 }
 
 // runAttended is bringOneOff with this process's streams, until the instance has
