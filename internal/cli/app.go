@@ -176,7 +176,7 @@ func forProcess(action cli.ActionFunc) cli.ActionFunc {
 // is wrong has the status that it has in every command.
 func processStatus(err error) int {
 	if start := (*engine.StartError)(nil); errors.As(err, &start) {
-		switch errs.ClassOf(start.Err) {
+		switch start.Class {
 		case errs.NotFound:
 			return exitNotFound
 		case errs.PermissionDenied:

@@ -31,7 +31,7 @@ func TestExit(t *testing.T) {
 	lost := errs.New(errs.Unavailable, "the stream to the shim: %w", syscall.EPIPE)
 	process := func(err error) error { return forProcess(func(*cli.Context) error { return err })(nil) }
 	start := func(c errs.Class) error {
-		return fmt.Errorf("exec in web-1: %w", &engine.StartError{Err: errs.New(c, "sh")})
+		return fmt.Errorf("exec in web-1: %w", &engine.StartError{Class: c, Err: errs.New(errs.Unavailable, "sh")})
 	}
 	for name, c := range map[string]struct {
 		err  error

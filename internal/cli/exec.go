@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vzcompose/vzcompose/internal/engine"
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
@@ -134,7 +135,7 @@ func (a *app) runExec(ctx context.Context, shim *shimproto.Client, p shimproto.E
 func startExec(ctx context.Context, shim *shimproto.Client, p shimproto.Exec) (shimproto.ExecStarted, error) {
 	started, err := shim.Exec(ctx, p)
 	if err != nil {
-		return started, &engine.StartError{Err: err}
+		return started, &engine.StartError{Class: errs.ClassOf(err), Err: err}
 	}
 	return started, nil
 }

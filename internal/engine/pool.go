@@ -214,7 +214,7 @@ func (e *Engine) Spares() (all []Spare, err error) {
 		case alive && rerr == nil:
 			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}, rec.Created})
 		case !alive && (rerr == nil || pool.older(name, poolLimit)): // younger ones are just being made
-			if err := pool.remove(name); err != nil {
+			if err := pool.remove(context.Background(), name); err != nil { // it has no shim: nothing is waited for
 				return nil, err
 			}
 		}

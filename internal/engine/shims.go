@@ -74,14 +74,17 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	err = errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
 	if st.Refused != "" {
-		return &StartError{errs.As(st.Refused, err)}
+		return &StartError{Class: st.Refused, Err: err}
 	}
 	return err
 }
 
-// StartError is why a process could not be executed: errs.NotFound or
-// errs.PermissionDenied where that is its executable's.
-type StartError struct{ Err error }
+// StartError says that a process was not executed. Its class is errs.NotFound or
+// errs.PermissionDenied where that is its executable's doing.
+type StartError struct {
+	Class errs.Class
+	Err   error
+}
 
 func (e *StartError) Error() string { return e.Err.Error() }
 func (e *StartError) Unwrap() error { return e.Err }

@@ -59,7 +59,7 @@ func TestExec(t *testing.T) {
 		{127, "no-such-program", []string{"box", "no-such-program"}},
 		{126, "/etc/passwd", []string{"box", "/etc/passwd"}},
 		{125, "mallory", []string{"-u", "mallory", "box", "true"}},
-		{2, "nobody-1", []string{"nobody-1", "true"}},
+		{125, "nobody-1", []string{"nobody-1", "true"}},
 	} {
 		if r := s.vz(append([]string{"exec"}, c.args...)...); r.code != c.code || !strings.Contains(r.err, c.word) {
 			t.Errorf("want status %d: %s", c.code, r)
