@@ -34,7 +34,7 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	if !alive {
 		if err := s.spawn(ctx, name); err != nil {
-			return fmt.Errorf("start its shim: %w", err)
+			return err
 		}
 	}
 	if s.Launched != nil {
@@ -55,14 +55,13 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	st, err := s.follow(lctx, name, up)
 	if err == nil && alive && !st.State.Live() { // what we joined was on its way out
 		if err := s.spawn(ctx, name); err != nil {
-			return fmt.Errorf("start its shim: %w", err)
+			return err
 		}
 		st, err = s.follow(lctx, name, up)
 	}
 	switch {
 	case ctx.Err() != nil: // all or nothing
-		grace := time.Duration(0)
-		return errors.Join(context.Cause(ctx), s.stop(context.WithoutCancel(ctx), name, &grace, false))
+		return errors.Join(context.Cause(ctx), s.takeBack(ctx, name))
 	case err != nil:
 		return err
 	case st.State == lifecycle.Started, st.Exit != nil && (st.State == lifecycle.Stopped || st.State == lifecycle.Restarting):
@@ -102,8 +101,26 @@ func (s *Stack) resume(ctx context.Context, name string) error {
 	return err
 }
 
-// spawn starts a shim and waits until it can be dialled.
+// takeBack ends an instance whose start is given up. stop has limits of its own.
+func (s *Stack) takeBack(ctx context.Context, name string) error {
+	return s.stop(context.WithoutCancel(ctx), name, new(time.Duration), false)
+}
+
+// spawn starts a shim and waits until it can be dialled. On error there is none, also
+// where a machine that waits became it just when ctx ended.
 func (s *Stack) spawn(ctx context.Context, name string) error {
+	err := s.spawnShim(ctx, name)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("start its shim: %w", err)
+	if ctx.Err() != nil || errs.Is(err, errs.DeadlineExceeded) {
+		err = errors.Join(err, s.takeBack(ctx, name))
+	}
+	return err
+}
+
+func (s *Stack) spawnShim(ctx context.Context, name string) error {
 	rec, err := s.o.Home.ReadInstance(s.Name, name)
 	if err != nil {
 		return err
