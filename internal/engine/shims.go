@@ -199,8 +199,12 @@ func (s *Stack) awaitReady(ctx context.Context, limit time.Duration, ready, said
 		return nil
 	case ctx.Err() != nil:
 		_ = p.Kill() // it takes its machine with it
-		<-ended
-		return context.Cause(ctx)
+		select {
+		case <-ended:
+			return context.Cause(ctx)
+		case <-time.After(limit):
+			return errors.Join(context.Cause(ctx), errs.New(errs.DeadlineExceeded, "end the shim: it is there %s after SIGKILL", limit))
+		}
 	}
 	b, _ := io.ReadAll(io.NewSectionReader(said, 0, 16<<10)) // what there is
 	return errs.New(errs.Unavailable, "%s", first(string(bytes.TrimSpace(b)), "it ended without a word"))

@@ -106,11 +106,11 @@ func (o *output) carry(s *wire.Stream) {
 	o.turn <- struct{}{}
 	err := o.copyTo(s)
 	<-o.turn
-	if err == nil {
-		_ = s.Conn().SetDeadline(time.Now().Add(lingerLimit))
-		if s.CloseWrite() == nil {
-			<-gone // the host closes first: closing may cut off what is on its way
-		}
+	// The host closes first: closing may cut off what is on its way, and what it has
+	// said of why it reads no more.
+	_ = s.Conn().SetDeadline(time.Now().Add(lingerLimit))
+	if err != nil || s.CloseWrite() == nil {
+		<-gone
 	}
 	_ = s.Close()
 	<-gone
@@ -132,12 +132,12 @@ func awaitHangUp(s *wire.Stream) (aborted bool) {
 	return wire.Aborted(err)
 }
 
-// abandon closes the pipe, where s is the attached stream: what writes to it gets
-// EPIPE, or SIGPIPE, as it does where its reader is on the same machine.
+// abandon closes the pipe, unless another stream than s is attached: what writes to
+// it gets EPIPE, or SIGPIPE, as it does where its reader is on the same machine.
 func (o *output) abandon(s *wire.Stream) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.stream == s {
+	if o.stream == s || o.stream == nil { // a write may have failed before the abort was read
 		_ = o.file.Close()
 	}
 }

@@ -128,6 +128,8 @@ func (h handler) Resize(ctx context.Context, p shimproto.Resize) (shimproto.Empt
 	if id == "" {
 		id = agentproto.InitID
 	}
+	ctx, cancel := limit(ctx, callLimit, "resize the terminal")
+	defer cancel()
 	return shimproto.Empty{}, agent.Resize(ctx, agentproto.Resize{ID: id, Rows: p.Rows, Cols: p.Cols})
 }
 
@@ -159,6 +161,8 @@ func (h handler) Stat(ctx context.Context, p agentproto.Stat) (agentproto.FileIn
 	if err != nil {
 		return agentproto.FileInfo{}, err
 	}
+	ctx, cancel := limit(ctx, callLimit, "look at the file")
+	defer cancel()
 	return agent.Stat(ctx, p)
 }
 

@@ -59,7 +59,9 @@ func (h handler) Signal(ctx context.Context, p shimproto.Signal) (shimproto.Empt
 	if err != nil {
 		return shimproto.Empty{}, err
 	}
-	if err := agent.Signal(ctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal}); err != nil {
+	sctx, cancel := limit(ctx, callLimit, "signal the process")
+	defer cancel()
+	if err := agent.Signal(sctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal}); err != nil {
 		return shimproto.Empty{}, err
 	}
 	h.s.send(func() { h.s.enter("kill", map[string]string{"signal": agentproto.SignalName(p.Signal)}) })

@@ -89,7 +89,9 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 	l, err := listenSocket(r.Destination, r.Mode)
 	if err != nil {
 		s.relays.forget(one)
-		return errors.Join(err, agent.Unrelay(ctx, one.id))
+		uctx, cancel := limit(context.WithoutCancel(ctx), callLimit, "take the relay back")
+		defer cancel()
+		return errors.Join(err, agent.Unrelay(uctx, one.id))
 	}
 	dial := func(ctx context.Context) (net.Conn, error) {
 		st, err := openStream(ctx, m, agentproto.RelayToken(one.id))
@@ -224,6 +226,8 @@ func (h handler) Relay(ctx context.Context, r state.Relay) (shimproto.Empty, err
 	if err != nil {
 		return shimproto.Empty{}, err
 	}
+	ctx, cancel := limit(ctx, callLimit, "open the relay")
+	defer cancel()
 	return shimproto.Empty{}, s.openRelay(ctx, m, agent, r)
 }
 
@@ -241,6 +245,8 @@ func (h handler) Unrelay(ctx context.Context, p shimproto.Unrelay) (shimproto.Em
 	if err != nil {
 		return shimproto.Empty{}, nil // it went with the process
 	}
+	ctx, cancel := limit(ctx, callLimit, "end the relay")
+	defer cancel()
 	return shimproto.Empty{}, agent.Unrelay(ctx, one.id)
 }
 

@@ -115,7 +115,7 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	}
 	if err == nil && (cfg.Cards > len(m.cards) || len(cfg.Shares) > 0) {
 		if err = errors.Join(m.addCards(ctx, cfg.Cards), m.addShares(ctx, cfg.Shares)); err != nil {
-			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
+			err = errors.Join(err, m.discard(ctx))
 		}
 		t.lap("cards and shares plugged in")
 	}

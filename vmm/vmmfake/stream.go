@@ -194,7 +194,7 @@ func (o *output) attach(s *wire.Stream) {
 		o.turn <- struct{}{}
 		err := o.carry(ctx, s)
 		<-o.turn
-		if err == nil && s.CloseWrite() == nil {
+		if err != nil || s.CloseWrite() == nil {
 			<-ctx.Done() // the host closes first: what is on its way is its own
 		}
 	})
