@@ -93,7 +93,8 @@ func TestAdopt(t *testing.T) {
 func TestAdoptTheDead(t *testing.T) {
 	r := runReaper(t)
 	done := r.expect()
-	pid := leaves(t, r, "{ read x; exit 7; } </dev/null & echo $! >$PIDFILE")
+	// Not before its parent has: a shell may reap what it has started itself.
+	pid := leaves(t, r, "{ while kill -0 $$; do :; done; exit 7; } </dev/null 2>/dev/null & echo $! >$PIDFILE")
 	for {
 		r.mu.Lock()
 		_, there := r.strangers[pid]
