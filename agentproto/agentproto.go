@@ -267,6 +267,9 @@ type Signal struct {
 	ID     string `json:"id"`
 	Signal int    `json:"signal"`        // Linux number
 	All    bool   `json:"all,omitempty"` // to every process of its cgroup
+	// Group sends it to the process's group too. Every process that Start starts
+	// leads one.
+	Group bool `json:"group,omitempty"`
 }
 
 // Wait names the process to wait for.

@@ -54,7 +54,7 @@ func messages() []any {
 			Interfaces: []Interface{{Device: "d", Name: "n", MAC: "m", MTU: 1, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.2/8")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}},
 			Args:       []string{"a"}, Env: []string{"A=b"}},
 		&Started{PID: 1, Elapsed: 2},
-		&Signal{ID: "i", Signal: 9, All: true},
+		&Signal{ID: "i", Signal: 9, All: true, Group: true},
 		&Wait{ID: "i"},
 		&Release{ID: "i"},
 		&Exit{ID: "i", Code: 137, Signal: 9, OOM: true, Full: true, At: at},

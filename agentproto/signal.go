@@ -27,6 +27,7 @@ const (
 // Signals that the host's side names.
 const (
 	SIGTERM = 15
+	SIGHUP  = 1
 	SIGKILL = 9
 )
 

@@ -2,21 +2,18 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/vzcompose/vzcompose/internal/accept"
 )
 
-// Limits of Serve where Options leave them open, and the steps in which it
-// waits after an accept that failed for want of something.
+// Limits of Serve where Options leave them open.
 const (
 	defaultMaxConns    = 4096
 	defaultDialTimeout = 30 * time.Second
-	minBackoff         = 5 * time.Millisecond
-	maxBackoff         = time.Second
 )
 
 // Options of Serve. The zero value serves.
@@ -24,11 +21,15 @@ type Options struct {
 	// MaxConns at once; 0 means 4096. Connections beyond it wait in the
 	// listener's backlog.
 	MaxConns int
+	// Shared, where set, bounds the connections of all Serves that have the same
+	// channel by its capacity: each has an element in it. Of those that wait for
+	// their turn each Serve has accepted one.
+	Shared chan struct{}
 	// DialTimeout bounds one dial; 0 means 30 s.
 	DialTimeout time.Duration
 	// OnError is told of each dial that failed, each pair that ended badly and
-	// each accept that will be tried again. It may be called from several
-	// goroutines at once. May be nil.
+	// each lack of descriptors or memory that accepting waits out. It may be
+	// called from several goroutines at once. May be nil.
 	OnError func(error)
 }
 
@@ -51,6 +52,7 @@ func Serve(ctx context.Context, l net.Listener, dial func(context.Context) (net.
 		o.OnError = func(error) {}
 	}
 	s := &server{dial: dial, o: o, buffers: newBuffers(), slots: make(chan struct{}, o.MaxConns)}
+	l = accept.Through(l, o.OnError)
 	// Whatever ends the loop ends the connections, and only then Serve.
 	defer s.conns.Wait()
 	inner, cancel := context.WithCancel(ctx)
@@ -69,7 +71,6 @@ type server struct {
 }
 
 func (s *server) loop(ctx context.Context, l net.Listener) error {
-	backoff := minBackoff
 	for {
 		select {
 		case s.slots <- struct{}{}:
@@ -78,24 +79,39 @@ func (s *server) loop(ctx context.Context, l net.Listener) error {
 		}
 		c, err := l.Accept()
 		switch {
-		case err == nil:
-			backoff = minBackoff
+		case err == nil && s.share(ctx):
 			s.conns.Go(func() {
-				defer func() { <-s.slots }()
+				defer s.leave()
 				s.serve(ctx, c)
 			})
-			continue
+		case err == nil:
+			refuse(c)
+			return context.Cause(ctx)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case !passing(err):
+		default:
 			return fmt.Errorf("accept: %w", err)
 		}
-		<-s.slots
-		s.o.OnError(fmt.Errorf("accept, next in %v: %w", backoff, err))
-		if !sleep(ctx, backoff) {
-			return context.Cause(ctx)
-		}
-		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// share waits for a place among those of all that share; false: ctx ended first.
+func (s *server) share(ctx context.Context) bool {
+	if s.o.Shared == nil {
+		return true
+	}
+	select {
+	case s.o.Shared <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *server) leave() {
+	<-s.slots
+	if s.o.Shared != nil {
+		<-s.o.Shared
 	}
 }
 
@@ -128,31 +144,4 @@ func refuse(c net.Conn) {
 		_ = l.SetLinger(0)
 	}
 	c.Close()
-}
-
-// passing reports whether an accept that failed with err may succeed later:
-// accept(2), "Error handling", and the lacks that pass.
-func passing(err error) bool {
-	for _, e := range []error{
-		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM,
-		syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EINTR, syscall.EAGAIN, syscall.EPROTO,
-	} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	var ne net.Error
-	return errors.As(err, &ne) && ne.Timeout()
-}
-
-// sleep answers false where ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

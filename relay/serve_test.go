@@ -224,7 +224,7 @@ func TestWantOfDescriptorsIsWaitedOut(t *testing.T) {
 			t.Errorf("waited %v", d)
 		}
 		synctest.Wait()
-		if told.Load() != 4 {
+		if told.Load() != 2 { // the lack, and the dial
 			t.Errorf("told of %d errors", told.Load())
 		}
 		near.Close()
@@ -257,6 +257,39 @@ func TestADialHasALimit(t *testing.T) {
 		}
 		cancel()
 		<-ended
+	})
+}
+
+func TestServesShareALimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := make(chan struct{}, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		var dials atomic.Int32
+		dial := func(context.Context) (net.Conn, error) {
+			dials.Add(1)
+			c, _ := net.Pipe()
+			return c, nil
+		}
+		var near [2]net.Conn
+		var ended [2]chan error
+		for i := range near {
+			var far net.Conn
+			near[i], far = net.Pipe()
+			ended[i] = serve(ctx, script(far), dial, Options{Shared: shared})
+		}
+		synctest.Wait()
+		if dials.Load() != 1 {
+			t.Fatalf("%d dials with one place for both", dials.Load())
+		}
+		near[0].Close()
+		near[1].Close()
+		synctest.Wait()
+		if dials.Load() != 2 || len(shared) != 0 {
+			t.Errorf("%d dials, %d places taken when all have ended", dials.Load(), len(shared))
+		}
+		cancel()
+		<-ended[0]
+		<-ended[1]
 	})
 }
 

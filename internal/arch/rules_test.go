@@ -16,7 +16,8 @@ func rooms() map[string]row {
 	return map[string]row{
 		// vocabulary
 		"schema":             {},
-		"relay":              {},
+		"relay":              {imports: []string{"internal/accept"}},
+		"internal/accept":    {},
 		"internal/errs":      {},
 		"internal/diag":      {pure: true},
 		"internal/event":     {},
@@ -34,7 +35,7 @@ func rooms() map[string]row {
 		"internal/wire":        {imports: []string{"internal/errs"}},
 		"internal/mux":         {imports: []string{"internal/errs"}},
 		"internal/shimproto":   {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
-		"internal/switchproto": {imports: []string{"internal/errs", "internal/network", "internal/network/segment"}},
+		"internal/switchproto": {imports: []string{"internal/accept", "internal/errs", "internal/network", "internal/network/segment"}},
 		"agentproto":           {imports: []string{"internal/errs", "internal/wire"}},
 
 		// what is wanted, and what is to be done for it
@@ -78,8 +79,8 @@ func rooms() map[string]row {
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
-		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
-		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/errs", "internal/journal", "internal/lifecycle",
+		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/accept", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
+		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/accept", "internal/errs", "internal/journal", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire", "internal/durable"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
 		"internal/settings": {imports: []string{"spec", "internal/errs"}},
@@ -161,6 +162,5 @@ func renames() map[string]string {
 func sleeps() map[string]string {
 	return map[string]string{
 		"internal/guest/poweroff.go": "the machine's last two seconds: nothing is left that could cancel them",
-		"internal/guest/serve.go":    "50 ms until descriptors are free again, of an accept that has no context",
 	}
 }

@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"os/signal"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vzcompose/vzcompose/internal/diag"
+	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/ui"
@@ -26,6 +28,11 @@ const (
 	exitFailed      = 1
 	exitUsage       = 2
 	exitInterrupted = 130
+
+	// Of commands whose status is a process's: what is not the process's own.
+	exitOurs          = 125
+	exitNotExecutable = 126
+	exitNotFound      = 127
 )
 
 // Deps are what the commands have of the world around them.
@@ -65,7 +72,7 @@ func Main(d Deps) int {
 			return runFill(d)
 		}
 	}
-	// A reader that went away, as of `vzcompose logs | head`, is the end of it.
+	// A reader that went away is an error of a write: there may be more to do.
 	signal.Ignore(syscall.SIGPIPE)
 	app := &app{deps: d}
 	cmd := app.command()
@@ -83,41 +90,39 @@ type app struct {
 	adopt bool
 }
 
-// exit says what is left to say of err, and answers the status.
+// exit prints what err has that was not printed yet, and returns the status.
 func (a *app) exit(err error) int {
-	if err == nil {
-		return exitDone
-	}
 	view := a.view
 	if view == nil {
 		view = a.newView("plain", true)
 	}
 	defer view.Close()
-	code := explain(view, err)
-	var left leftRunning
-	if errors.As(err, &left) {
-		view.Notef("%s", left.what)
-	}
-	return code
-}
-
-// explain shows err, where it has not been shown yet, and returns the status
-// that it stands for.
-func explain(view *ui.UI, err error) int {
 	var st status
-	var late interrupted
-	var findings diag.Findings
+	var own *withStatus
+	var running leftRunning
+	left := a.unsaid(err)
+	code := exitDone
+	if left != nil {
+		code = explain(view, left)
+	}
+	if errors.As(err, &running) {
+		view.Notef("%s", running.what)
+	}
 	switch {
-	case errors.As(err, &late):
-		view.Error(late.error)
-		return exitInterrupted
 	case errors.As(err, &st):
 		return int(st)
 	case errors.Is(err, errInterrupted):
 		return exitInterrupted
-	case errors.Is(err, syscall.EPIPE):
-		return exitDone
-	case errors.As(err, &findings):
+	case left != nil && errors.As(err, &own):
+		return own.status
+	}
+	return code
+}
+
+// explain shows err, and returns the status that it has in most commands.
+func explain(view *ui.UI, err error) int {
+	var findings diag.Findings
+	if errors.As(err, &findings) {
 		view.Findings(findings)
 		return exitUsage
 	}
@@ -128,18 +133,79 @@ func explain(view *ui.UI, err error) int {
 	return exitFailed
 }
 
-// interrupted is what went wrong after the user asked to stop.
-type interrupted struct{ error }
-
-func (e interrupted) Unwrap() error { return e.error }
-
 // afterInterrupt is the error of a command that the user has interrupted: err is
 // what went wrong with its ending, or nil.
-func afterInterrupt(err error) error {
-	if err == nil {
-		return status(exitInterrupted)
+func afterInterrupt(err error) error { return errors.Join(err, status(exitInterrupted)) }
+
+// unsaid is err without what needs no words: a status, that the user asked to stop,
+// and a reader of our output that went away, as of `vzcompose logs | head`. Only our own streams count: any
+// other pipe that breaks is a failure.
+func (a *app) unsaid(err error) error {
+	if err == errInterrupted {
+		return nil
 	}
-	return interrupted{err}
+	switch e := err.(type) {
+	case nil, status:
+		return nil
+	case *fs.PathError:
+		ours := e.Path == a.deps.Stdout.Name() || e.Path == a.deps.Stderr.Name()
+		if ours && e.Op == "write" && errors.Is(e.Err, syscall.EPIPE) {
+			return nil
+		}
+	case interface{ Unwrap() error }:
+		if inner := e.Unwrap(); inner != nil && a.unsaid(inner) == nil {
+			return nil
+		}
+	case interface{ Unwrap() []error }:
+		var left []error
+		all := e.Unwrap()
+		for _, one := range all {
+			if one = a.unsaid(one); one != nil {
+				left = append(left, one)
+			}
+		}
+		if len(left) < len(all) {
+			return errors.Join(left...)
+		}
+	}
+	return err
+}
+
+// withStatus is an error with an exit status of its own.
+type withStatus struct {
+	error
+	status int
+}
+
+func (w *withStatus) Unwrap() error { return w.error }
+
+// forProcess gives what goes wrong in an action whose status is that of a process
+// in a container a status that tells it from the process's.
+func forProcess(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := action(c); err != nil {
+			return &withStatus{err, processStatus(err)}
+		}
+		return nil
+	}
+}
+
+// processStatus is what docker returns where a process was not executed. A call that
+// is wrong has the status that it has in every command.
+func processStatus(err error) int {
+	if start := (*engine.StartError)(nil); errors.As(err, &start) {
+		switch start.Class {
+		case errs.NotFound:
+			return exitNotFound
+		case errs.PermissionDenied:
+			return exitNotExecutable
+		}
+		return exitOurs
+	}
+	if findings := (diag.Findings)(nil); errors.As(err, &findings) || errs.Is(err, errs.InvalidArgument) {
+		return exitUsage
+	}
+	return exitOurs
 }
 
 // usage makes an error of how a command was called.

@@ -304,23 +304,22 @@ func (a *app) stay(ctx context.Context, s *seat, signals bool, keys []byte) erro
 			_ = s.in.CloseWrite()
 		}()
 	}
-	shown := make(chan error, 1)
-	go func() {
-		var both sync.WaitGroup
-		var outErr, errErr error
-		both.Go(func() { outErr = copyOut(a.deps.Stdout, s.out) })
-		both.Go(func() { errErr = copyOut(a.deps.Stderr, s.errOut) })
-		both.Wait()
-		shown <- errors.Join(outErr, errErr)
-	}()
-	select {
-	case err := <-shown:
-		return err
-	case <-detached:
-		return errDetached
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	shown := make(chan error, 2)
+	go func() { shown <- copyOut(a.deps.Stdout, s.out) }()
+	go func() { shown <- copyOut(a.deps.Stderr, s.errOut) }()
+	for range 2 {
+		select {
+		case err := <-shown:
+			if err != nil { // the other may have nothing to say for long
+				return err
+			}
+		case <-detached:
+			return errDetached
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
+	return nil
 }
 
 // passSignals sends the signals that this process gets to the container's. The

@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/vzcompose/vzcompose/executor"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
@@ -47,7 +48,7 @@ func (a *app) runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "cold", Usage: "boot its machine, restore none"},
 			detachKeysFlag(),
 		},
-		Action: a.run,
+		Action: forProcess(a.run),
 	}
 }
 
@@ -127,13 +128,27 @@ func (a *app) bringOneOff(c *cli.Context, w *work, stop *interrupt, container, n
 		ct.Sockets, ct.Ports = nil, nil
 		w.desired.Containers[container] = ct
 	}
-	_, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
+	report, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
 		return planner.Up(w.desired, world, planner.Options{Only: []string{container}, NoDeps: c.Bool("no-deps"), OneOff: name})
 	})
-	if err == nil && stop.asked() {
+	switch {
+	case err == nil && stop.asked():
 		return status(exitInterrupted)
+	case err == status(exitFailed): // which is no process's
+		return failedStart(report, name)
 	}
 	return err
+}
+
+// failedStart is the status of a plan that failed: why the process of name was not
+// executed, if that is why.
+func failedStart(report executor.Report, name string) status {
+	for _, o := range report.Outcomes {
+		if op, ok := o.Step.Op.(planner.Start); ok && op.Instance == name && o.Err != nil {
+			return status(processStatus(o.Err))
+		}
+	}
+	return exitOurs
 }
 
 // runAttended is bringOneOff with this process's streams, until the instance has
@@ -155,7 +170,14 @@ func (a *app) runAttended(c *cli.Context, w *work, stop *interrupt, container, n
 		return errors.Join(err, atErr)
 	}
 	stop.release() // from here signals are the process's
-	if err := a.stay(c.Context, at, true, keys); err != nil {
+	err = a.stay(c.Context, at, true, keys)
+	switch {
+	case err == nil:
+	case a.unsaid(err) == nil: // nobody reads what it was made to say
+		if err := w.Stop(c.Context, name, nil); err != nil {
+			return err
+		}
+	default:
 		return err
 	}
 	return a.statusOf(c.Context, w, name)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -57,8 +58,12 @@ func (a *app) wantsTerminal(c *cli.Context) bool {
 	return term.IsTerminal(int(a.deps.Stdin.Fd())) && term.IsTerminal(int(a.deps.Stdout.Fd()))
 }
 
-// errDetached says that the user left with the detach keys.
-var errDetached = errors.New("detached")
+// errDetached says that the user left with the detach keys. A stream that is
+// aborted with it was let go of.
+var errDetached = errs.New(errs.Canceled, "detached")
+
+// detachLimit is how long the shim may take to hear of it.
+const detachLimit = 10 * time.Second
 
 // runTerminal runs a process with a terminal that is shown on this one, and
 // answers its status; 0 where the user detached.
@@ -81,13 +86,15 @@ func (a *app) runTerminal(ctx context.Context, shim *shimproto.Client, p shimpro
 		return 0, err
 	}
 	defer out.Close()
-	started, err := shim.Exec(ctx, p)
+	started, err := startExec(ctx, shim, p)
 	if err != nil {
 		return 0, err
 	}
 	err = t.talk(ctx, shim, started.ID, in, out, keys)
 	if errors.Is(err, errDetached) {
-		return 0, nil
+		ctx, cancel := context.WithTimeoutCause(ctx, detachLimit, errs.New(errs.DeadlineExceeded, "detach: not done within %s", detachLimit))
+		defer cancel()
+		return 0, errors.Join(shim.Detach(ctx, started.ID), out.Abort(errDetached))
 	}
 	if err != nil {
 		return 0, err
@@ -143,7 +150,7 @@ func (t *rawTerminal) talk(ctx context.Context, shim *shimproto.Client, id strin
 	go func() { // ends with this process: a read of a terminal cannot be taken back
 		err := copyKeys(in, t.stdin, keys)
 		if errors.Is(err, errDetached) {
-			_ = in.Abort(errs.New(errs.Canceled, "detached")) // its end would be the process's
+			_ = in.Abort(errDetached) // its end would be the process's
 			cancel(err)
 			return
 		}
@@ -153,10 +160,10 @@ func (t *rawTerminal) talk(ctx context.Context, shim *shimproto.Client, id strin
 	go func() { shown <- copyOut(t.stdout, out) }()
 	select {
 	case err := <-shown:
-		if err != nil {
-			return errs.New(errs.Unavailable, "the connection to the instance is lost: %w", err)
+		if failed := (*fs.PathError)(nil); err != nil && !errors.As(err, &failed) { // not our end of it
+			err = errs.New(errs.Unavailable, "the connection to the instance is lost: %w", err)
 		}
-		return nil
+		return err
 	case <-shim.Done():
 		select { // the last words may be on their way
 		case <-shown:
@@ -164,7 +171,7 @@ func (t *rawTerminal) talk(ctx context.Context, shim *shimproto.Client, id strin
 		}
 		return errs.New(errs.Unavailable, "the connection to the instance is lost")
 	case <-ends:
-		return errs.New(errs.Canceled, "ended by a signal; the process goes on")
+		return errs.New(errs.Canceled, "ended by a signal")
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

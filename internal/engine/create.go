@@ -40,16 +40,16 @@ const undoLimit = 30 * time.Second
 // create makes an instance: its folder, its writable layer and, last, its
 // record, without which it counts as half-made.
 func (s *Stack) create(ctx context.Context, op planner.Create, report func(event.Progress)) (err error) {
-	rec, err := s.instance(ctx, op.Target, op.Spec, report)
-	if err != nil {
-		return err
-	}
 	var un undo.Stack
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, un.Run(ctx, undoLimit))
 		}
 	}()
+	rec, err := s.describeWithUndo(ctx, &un, op.Target, op.Spec, report)
+	if err != nil {
+		return err
+	}
 	if err := s.record(); err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (s *Stack) create(ctx context.Context, op planner.Create, report func(event
 
 // update gives an instance another record; its writable layer stays. What a
 // live update changes is read from the record when it is needed.
-func (s *Stack) update(ctx context.Context, op planner.Update, report func(event.Progress)) error {
+func (s *Stack) update(ctx context.Context, op planner.Update, report func(event.Progress)) (err error) {
 	old, err := s.o.Home.ReadInstance(s.Name, op.Instance)
 	if err != nil {
 		return err
@@ -87,7 +87,13 @@ func (s *Stack) update(ctx context.Context, op planner.Update, report func(event
 		}
 		return s.reload(ctx, op.Instance)
 	}
-	rec, err := s.instance(ctx, op.Target, op.Spec, report)
+	var un undo.Stack
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, un.Run(ctx, undoLimit))
+		}
+	}()
+	rec, err := s.describeWithUndo(ctx, &un, op.Target, op.Spec, report)
 	if err != nil {
 		return err
 	}
@@ -95,10 +101,17 @@ func (s *Stack) update(ctx context.Context, op planner.Update, report func(event
 	if err := s.record(); err != nil {
 		return err
 	}
+	if _, err := s.ended(ctx, op.Instance); err != nil {
+		return err
+	}
 	if err := s.forget(op.Instance); err != nil {
 		return err
 	}
-	return s.o.Home.WriteInstance(rec)
+	if err := s.o.Home.WriteInstance(rec); err != nil {
+		return err
+	}
+	un.Release()
+	return nil
 }
 
 // reload has the shim of a running instance read its record again.
@@ -312,14 +325,27 @@ func machineMemory(c spec.Container) uint64 {
 	return (n + memoryUnit - 1) / memoryUnit * memoryUnit
 }
 
-// remove deletes an instance that has no shim. One that was observed to have
-// ended may hold its lock a moment longer.
+// ended reports whether an instance has no shim. One whose record has its last word
+// is waited for: it is putting itself away.
+func (s *Stack) ended(ctx context.Context, name string) (bool, error) {
+	alive, err := s.o.Home.Alive(s.Name, name)
+	if err != nil || !alive {
+		return err == nil, err
+	}
+	st, err := s.o.Home.ReadState(s.Name, name)
+	if owner, oerr := s.o.Home.Owner(s.Name, name); err != nil || oerr != nil || st.State.Live() || owner != st.PID {
+		return false, nil // and whoever looks sees why
+	}
+	return true, s.awaitGone(ctx, name)
+}
+
+// remove deletes an instance that has no shim.
 func (s *Stack) remove(ctx context.Context, name string) error {
-	i, err := s.observe(ctx, name)
-	switch {
-	case err != nil:
+	ended, err := s.ended(ctx, name)
+	if err != nil {
 		return err
-	case i.State.Live():
+	}
+	if !ended {
 		return errs.New(errs.FailedPrecondition, "%s is still running", name)
 	}
 	if err := s.awaitGone(ctx, name); err != nil {

@@ -14,11 +14,14 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/network/frame"
 	"github.com/vzcompose/vzcompose/internal/network/lease"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
@@ -345,4 +348,40 @@ func (s *Stack) returnLeases(instance string) error {
 		return nil
 	}
 	return s.book(func(b *lease.Book) error { b.Return(instance); return nil })
+}
+
+// leasesOf answers what an instance has been given, for undo.
+func (s *Stack) leasesOf(instance string) (had []lease.Lease, err error) {
+	if _, err := os.Stat(s.o.Home.Leases(s.Name)); os.IsNotExist(err) {
+		return nil, nil
+	}
+	s.leases.Lock()
+	defer s.leases.Unlock()
+	b, err := lease.Open(s.o.Home.Leases(s.Name), s.Name)
+	if err != nil {
+		return nil, err
+	}
+	return b.Of(instance), nil
+}
+
+// restoreLeases undoes what was given to an instance since leasesOf.
+func (s *Stack) restoreLeases(instance string, had []lease.Lease) error {
+	now, err := s.leasesOf(instance)
+	if err != nil || slices.Equal(now, had) {
+		return err
+	}
+	return s.book(func(b *lease.Book) error { b.Restore(instance, had); return nil })
+}
+
+// describeWithUndo is instance, and pushes what takes back the leases that it gives.
+func (s *Stack) describeWithUndo(ctx context.Context, un *undo.Stack, t planner.Target, c spec.Container, report func(event.Progress)) (store.Instance, error) {
+	if len(c.Interfaces) == 0 {
+		return s.instance(ctx, t, c, report)
+	}
+	had, err := s.leasesOf(t.Instance)
+	if err != nil {
+		return store.Instance{}, err
+	}
+	un.Push("give addresses", func(context.Context) error { return s.restoreLeases(t.Instance, had) })
+	return s.instance(ctx, t, c, report)
 }

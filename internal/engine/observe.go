@@ -145,7 +145,10 @@ func (s *Stack) askShim(ctx context.Context, i *state.Instance) {
 		st, err = c.Status(ctx)
 	}
 	if err != nil {
-		if !i.State.Live() { // it has the lock, but has not written yet
+		// A record of its own that says it has ended is its last word, which it has
+		// written before it gives up the lock. One of another's it has not replaced
+		// yet.
+		if owner, oerr := s.o.Home.Owner(s.Name, i.Name); !i.State.Live() && (oerr != nil || owner != i.PID) {
 			i.State = lifecycle.Booting
 		}
 		return

@@ -127,11 +127,20 @@ func TestObserveLostShim(t *testing.T) {
 // A shim that has its lock and cannot be dialled is coming or going.
 func TestObserveLockedWithoutSocket(t *testing.T) {
 	s := newStack(t, Options{})
-	for was, want := range map[lifecycle.State]lifecycle.State{
-		lifecycle.Initialized: lifecycle.Booting, lifecycle.Stopped: lifecycle.Booting,
-		lifecycle.Stopping: lifecycle.Stopping, lifecycle.Started: lifecycle.Started,
+	for _, c := range []struct {
+		was  lifecycle.State
+		pid  int // of whoever wrote the record
+		want lifecycle.State
+	}{
+		{lifecycle.Initialized, 0, lifecycle.Booting},
+		{lifecycle.Stopped, os.Getpid() + 1, lifecycle.Booting}, // of the shim before
+		{lifecycle.Stopped, os.Getpid(), lifecycle.Stopped},     // its own: it has just ended
+		{lifecycle.Errored, os.Getpid(), lifecycle.Errored},
+		{lifecycle.Stopping, os.Getpid(), lifecycle.Stopping},
+		{lifecycle.Started, os.Getpid(), lifecycle.Started},
 	} {
-		declare(t, s, store.Instance{Container: "web", Name: "web-1", Index: 1}, &store.State{State: was})
+		was, want := c.was, c.want
+		declare(t, s, store.Instance{Container: "web", Name: "web-1", Index: 1}, &store.State{State: was, PID: c.pid})
 		lock, err := s.o.Home.LockInstance(s.Name, "web-1")
 		if err != nil {
 			t.Fatal(err)

@@ -216,7 +216,7 @@ func (e *Engine) Spares() (all []Spare, err error) {
 		case alive:
 			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}, rec.Created})
 		case !alive && (rerr == nil || pool.older(name, poolLimit)): // younger ones are just being made
-			if err := pool.remove(context.Background(), name); err != nil {
+			if err := pool.remove(context.Background(), name); err != nil { // it has no shim: nothing is waited for
 				return nil, err
 			}
 		}
@@ -362,7 +362,7 @@ func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool,
 		if err != nil {
 			continue // another's by now, or not ready yet
 		}
-		taken, err := e.hand(ctx, c, order)
+		taken, err := e.hand(ctx, c.(*net.UnixConn), order)
 		_ = c.Close()
 		if taken || err != nil {
 			return taken, err
@@ -395,12 +395,17 @@ func (e *Engine) candidates(names []string, order store.Launch) iter.Seq[string]
 	}
 }
 
-// hand gives order to the spare on c. One that says nothing has not taken it:
-// it was another's already.
-func (e *Engine) hand(ctx context.Context, c net.Conn, order store.Launch) (taken bool, err error) {
+// hand gives order to the spare on c. One that says nothing has not taken it: it
+// was another's already. Where ctx ends the order is taken back: a spare that took
+// it all the same says so, and is taken then, with an error.
+func (e *Engine) hand(ctx context.Context, c *net.UnixConn, order store.Launch) (taken bool, err error) {
 	ctx, cancel := limited(ctx, e.o.SpawnLimit, "hand the instance to a machine that waits")
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() {
+		_ = c.SetWriteDeadline(time.Unix(1, 0))
+		_ = c.CloseWrite()
+		_ = c.SetReadDeadline(time.Now().Add(e.o.SpawnLimit))
+	})()
 	if err := json.NewEncoder(c).Encode(order); err != nil {
 		return false, context.Cause(ctx) // nil: it has gone
 	}
@@ -408,9 +413,11 @@ func (e *Engine) hand(ctx context.Context, c net.Conn, order store.Launch) (take
 	word = strings.TrimSpace(word)
 	switch {
 	case word == shimproto.Ready:
-		return true, nil
+		return true, context.Cause(ctx)
 	case word != "":
 		return true, errs.New(errs.Unavailable, "%s", word)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return true, errs.New(errs.DeadlineExceeded, "%w; the machine does not say whether it gave the instance back", context.Cause(ctx))
 	}
 	return false, context.Cause(ctx)
 }

@@ -35,7 +35,7 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	if !alive {
 		if err := s.spawn(ctx, name); err != nil {
-			return fmt.Errorf("start its shim: %w", err)
+			return err
 		}
 	}
 	if s.Launched != nil {
@@ -56,13 +56,13 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	st, err := s.follow(lctx, name, up)
 	if err == nil && alive && !st.State.Live() { // what we joined was on its way out
 		if err := s.spawn(ctx, name); err != nil {
-			return fmt.Errorf("start its shim: %w", err)
+			return err
 		}
 		st, err = s.follow(lctx, name, up)
 	}
 	switch {
 	case ctx.Err() != nil: // all or nothing
-		return errors.Join(context.Cause(ctx), s.takeBack(context.WithoutCancel(ctx), name))
+		return errors.Join(context.Cause(ctx), s.takeBack(ctx, name))
 	case err != nil:
 		return err
 	case st.State == lifecycle.Started, st.Exit != nil && (st.State == lifecycle.Stopped || st.State == lifecycle.Restarting):
@@ -72,21 +72,22 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	case st.State == lifecycle.Stopping, st.State == lifecycle.Stopped:
 		return errs.New(errs.Canceled, "it was stopped meanwhile")
 	}
-	return errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
+	err = errs.New(errs.Unavailable, "%s", first(st.Cause, "it is "+st.State.String()))
+	if st.Refused != "" {
+		return &StartError{Class: st.Refused, Err: err}
+	}
+	return err
 }
 
-// takeBack stops an instance whose start was interrupted: in order, or where the
-// user asks again, at once.
-func (s *Stack) takeBack(ctx context.Context, name string) error {
-	if s.Kill != nil {
-		done := context.AfterFunc(s.Kill, func() {
-			now := time.Duration(0)
-			_ = s.stop(ctx, name, &now, false) // the stop below reports how it went
-		})
-		defer done()
-	}
-	return s.stop(ctx, name, s.Grace, false)
+// StartError says that a process was not executed. Its class is errs.NotFound or
+// errs.PermissionDenied where that is its executable's doing.
+type StartError struct {
+	Class errs.Class
+	Err   error
 }
+
+func (e *StartError) Error() string { return e.Err.Error() }
+func (e *StartError) Unwrap() error { return e.Err }
 
 // resume lets a paused instance go on.
 func (s *Stack) resume(ctx context.Context, name string) error {
@@ -101,8 +102,33 @@ func (s *Stack) resume(ctx context.Context, name string) error {
 	return err
 }
 
-// spawn starts a shim and waits until it can be dialled.
+// takeBack ends an instance whose start is given up. stop has limits of its own.
+func (s *Stack) takeBack(ctx context.Context, name string) error {
+	ctx = context.WithoutCancel(ctx)
+	if s.Kill != nil {
+		done := context.AfterFunc(s.Kill, func() {
+			_ = s.stop(ctx, name, new(time.Duration), false) // the stop below reports how it went
+		})
+		defer done()
+	}
+	return s.stop(ctx, name, s.Grace, false)
+}
+
+// spawn starts a shim and waits until it can be dialled. On error there is none, also
+// where a machine that waits became it just when ctx ended.
 func (s *Stack) spawn(ctx context.Context, name string) error {
+	err := s.spawnShim(ctx, name)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("start its shim: %w", err)
+	if ctx.Err() != nil || errs.Is(err, errs.DeadlineExceeded) {
+		err = errors.Join(err, s.takeBack(ctx, name))
+	}
+	return err
+}
+
+func (s *Stack) spawnShim(ctx context.Context, name string) error {
 	rec, err := s.o.Home.ReadInstance(s.Name, name)
 	if err != nil {
 		return err
@@ -184,8 +210,12 @@ func (s *Stack) awaitReady(ctx context.Context, limit time.Duration, ready, said
 		return nil
 	case ctx.Err() != nil:
 		_ = p.Kill() // it takes its machine with it
-		<-ended
-		return context.Cause(ctx)
+		select {
+		case <-ended:
+			return context.Cause(ctx)
+		case <-time.After(limit):
+			return errors.Join(context.Cause(ctx), errs.New(errs.DeadlineExceeded, "end the shim: it is there %s after SIGKILL", limit))
+		}
 	}
 	select { // its lock is free then
 	case <-ended:
@@ -264,7 +294,10 @@ func (s *Stack) recorded(ctx context.Context, name string) (shimproto.Status, er
 	if err != nil {
 		return shimproto.Status{}, err
 	}
-	return StatusOf(i), nil
+	st, _ := s.o.Home.ReadState(s.Name, name) // what is wrong with it i has
+	now := StatusOf(i)
+	now.Refused = st.Refused
+	return now, nil
 }
 
 // dial connects to the shim of an instance. One that holds its lock but cannot

@@ -215,7 +215,8 @@ func TestAwaitOfARunningOne(t *testing.T) {
 func TestStartThatFails(t *testing.T) {
 	s := newShop(t, orderly, Options{}, "/bin/nothing")
 	err := run(t, s, planner.Start{Target: web})
-	if !errs.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), `"/bin/nothing"`) {
+	var start *StartError
+	if !errs.Is(err, errs.Unavailable) || !errors.As(err, &start) || start.Class != errs.NotFound || !strings.Contains(err.Error(), `"/bin/nothing"`) {
 		t.Errorf("got %v", err)
 	}
 	if err := s.awaitGone(t.Context(), "web-1"); err != nil {

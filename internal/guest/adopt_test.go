@@ -5,6 +5,7 @@ package guest
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -92,7 +93,8 @@ func TestAdopt(t *testing.T) {
 func TestAdoptTheDead(t *testing.T) {
 	r := runReaper(t)
 	done := r.expect()
-	pid := leaves(t, r, "{ read x; exit 7; } </dev/null & echo $! >$PIDFILE")
+	// Not before its parent has: a shell may reap what it has started itself.
+	pid := leaves(t, r, "{ while kill -0 $$; do :; done; exit 7; } </dev/null 2>/dev/null & echo $! >$PIDFILE")
 	for {
 		r.mu.Lock()
 		_, there := r.strangers[pid]
@@ -155,5 +157,44 @@ func TestAdoptMany(t *testing.T) {
 		if c.status.ExitStatus() != i {
 			t.Errorf("%d ended with %d", i, c.status.ExitStatus())
 		}
+	}
+}
+
+// A signal to the group reaches what the process has started, and nobody once the
+// process was reaped.
+func TestSignalGroup(t *testing.T) {
+	r := runReaper(t)
+	ours, theirs, err := pipe(false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	c, err := r.spawn(func() (pid, pidfd int, err error) {
+		pid, err = syscall.ForkExec("/bin/sh", []string{"sh", "-c", "sleep 1000 & echo started; wait"}, &syscall.ProcAttr{
+			Env: []string{"PATH=" + os.Getenv("PATH")}, Files: []uintptr{0, theirs.Fd(), 2},
+			Sys: &syscall.SysProcAttr{PidFD: &pidfd, Setsid: true}})
+		return pid, pidfd, err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(c.settled)
+	_ = theirs.Close()
+	line := make([]byte, 8)
+	if _, err := io.ReadFull(ours, line); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.signalGroup(c, unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	<-c.reaped
+	if c.status.Signal() != unix.SIGHUP {
+		t.Errorf("it ended with %s", describe(c.status))
+	}
+	if n, err := ours.Read(line); err != io.EOF { // sleep has it open too
+		t.Errorf("what it has started lives: read %d bytes, %v", n, err)
+	}
+	if err := r.signalGroup(c, unix.SIGHUP); err != unix.ESRCH {
+		t.Errorf("signal to the reaped: %v", err)
 	}
 }

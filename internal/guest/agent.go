@@ -405,9 +405,12 @@ func (a *agent) Signal(_ context.Context, s agentproto.Signal) (agentproto.Empty
 	if p.ended() {
 		return agentproto.Empty{}, errs.New(errs.FailedPrecondition, "process %q has ended", s.ID)
 	}
-	if s.All {
+	switch {
+	case s.All:
 		err = p.cgroup.kill(unix.Signal(s.Signal))
-	} else {
+	case s.Group:
+		err = a.reaper.signalGroup(p.child, unix.Signal(s.Signal))
+	default:
 		err = p.child.signal(unix.Signal(s.Signal))
 	}
 	if errors.Is(err, unix.ESRCH) {

@@ -98,17 +98,19 @@ func (o *output) carry(s *wire.Stream) {
 	gone := make(chan struct{})
 	go func() { // the host says nothing here: an answer is its hanging up
 		defer close(gone)
-		awaitHangUp(s)
+		if awaitHangUp(s) {
+			o.abandon(s)
+		}
 		o.detach(s)
 	}()
 	o.turn <- struct{}{}
 	err := o.copyTo(s)
 	<-o.turn
-	if err == nil {
-		_ = s.Conn().SetDeadline(time.Now().Add(lingerLimit))
-		if s.CloseWrite() == nil {
-			<-gone // the host closes first: closing may cut off what is on its way
-		}
+	// The host closes first: closing may cut off what is on its way, and what it has
+	// said of why it reads no more.
+	_ = s.Conn().SetDeadline(time.Now().Add(lingerLimit))
+	if err != nil || s.CloseWrite() == nil {
+		<-gone
 	}
 	_ = s.Close()
 	<-gone
@@ -120,11 +122,23 @@ func (o *output) carry(s *wire.Stream) {
 	}
 }
 
-// awaitHangUp reads until the connection under s ends.
-func awaitHangUp(s *wire.Stream) {
+// awaitHangUp reads until the connection under s ends, and reports whether the
+// host has aborted it: nobody will read the output any more.
+func awaitHangUp(s *wire.Stream) (aborted bool) {
 	_, err := io.Copy(io.Discard, s)
 	if err == nil { // an end-of-stream frame: the connection lasts
 		_, _ = io.Copy(io.Discard, s.Conn())
+	}
+	return wire.Aborted(err)
+}
+
+// abandon closes the pipe, unless another stream than s is attached: what writes to
+// it gets EPIPE, or SIGPIPE, as it does where its reader is on the same machine.
+func (o *output) abandon(s *wire.Stream) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.stream == s || o.stream == nil { // a write may have failed before the abort was read
+		_ = o.file.Close()
 	}
 }
 

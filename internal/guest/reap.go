@@ -220,3 +220,19 @@ func (c *child) signal(sig unix.Signal) error {
 	}
 	return serr
 }
+
+// signalGroup sends sig to the group that c leads; unix.ESRCH where c has ended.
+// The number is c's for as long as it was not reaped, which the lock keeps off. A
+// process that an OCI runtime has started may lead none.
+func (r *reaper) signalGroup(c *child, sig unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.children[c.pid] != c {
+		return unix.ESRCH
+	}
+	err := unix.Kill(-c.pid, sig)
+	if errors.Is(err, unix.ESRCH) {
+		err = unix.Kill(c.pid, sig)
+	}
+	return err
+}

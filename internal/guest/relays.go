@@ -201,6 +201,7 @@ func (a *agent) listenFor(r *relaySocket) error {
 			_ = l.Close()
 			return fmt.Errorf("listen at %s: %w", r.Path, err)
 		}
+		l = a.accepting(l)
 		context.AfterFunc(r.ctx, func() {
 			_ = l.Close()
 			removeSocket(keep, name)
@@ -279,15 +280,7 @@ func (a *agent) accept(r *relaySocket, l net.Listener) {
 		}
 		c, err := l.Accept()
 		if err != nil {
-			<-slots
-			if r.ctx.Err() != nil || !transient(err) {
-				return
-			}
-			select { // until descriptors are free again
-			case <-time.After(50 * time.Millisecond):
-			case <-r.ctx.Done():
-			}
-			continue
+			return // closed
 		}
 		a.announce(r, c, func() { <-slots })
 	}

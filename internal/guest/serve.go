@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
-	"time"
 
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/accept"
 	"github.com/vzcompose/vzcompose/internal/mux"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
@@ -49,6 +49,7 @@ func fromHost(c net.Conn) bool {
 // serve answers the connections of l that allowed admits until l is closed,
 // which is nil, or fails for good.
 func (a *agent) serve(ctx context.Context, l net.Listener, build string, allowed func(net.Conn) bool) error {
+	l = a.accepting(l)
 	slots := make(chan struct{}, maxConns)
 	for {
 		c, err := l.Accept()
@@ -56,12 +57,7 @@ func (a *agent) serve(ctx context.Context, l net.Listener, build string, allowed
 		case errors.Is(err, net.ErrClosed):
 			return nil
 		case err != nil:
-			if !transient(err) {
-				return fmt.Errorf("accept: %w", err)
-			}
-			a.log.printf("accept: %v", err)
-			time.Sleep(50 * time.Millisecond) // until descriptors are free again
-			continue
+			return fmt.Errorf("accept: %w", err)
 		case !allowed(c):
 			a.log.printf("refused a connection from %v", c.RemoteAddr())
 			_ = c.Close()
@@ -79,13 +75,10 @@ func (a *agent) serve(ctx context.Context, l net.Listener, build string, allowed
 	}
 }
 
-func transient(err error) bool {
-	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED, unix.ECONNRESET, unix.EINTR, unix.EAGAIN} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+// accepting is l, which lasts through a lack of descriptors; the agent's log has
+// it.
+func (a *agent) accepting(l net.Listener) net.Listener {
+	return accept.Through(l, func(err error) { a.log.printf("%v", err) })
 }
 
 func (a *agent) serveConn(ctx context.Context, c net.Conn, build string) {

@@ -124,6 +124,37 @@ func TestNewestStreamTakesOver(t *testing.T) {
 }
 
 // A background child that holds the pipe does not hold up the end.
+// A reader that goes away for good is what it is to a pipe: who writes gets EPIPE.
+// One that is only cut off may come again.
+func TestOutputNobodyWillRead(t *testing.T) {
+	b := newStreamBench(t)
+	s := b.stdio("", "o", "")
+	wrote := make(chan error)
+	go func() {
+		for {
+			if _, err := s.child[1].Write(make([]byte, 4096)); err != nil {
+				wrote <- err
+				return
+			}
+		}
+	}()
+	cut := b.dial("o")
+	if _, err := cut.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	_ = cut.Close()
+	st := b.dial("o")
+	if _, err := io.ReadFull(st, make([]byte, 2*pipeSize)); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.Abort(errs.New(errs.Canceled, "enough")); err != nil {
+		t.Error(err)
+	}
+	if err := <-wrote; !errors.Is(err, unix.EPIPE) {
+		t.Errorf("write: %v", err)
+	}
+}
+
 func TestOutputEndsWithItsProcess(t *testing.T) {
 	b := newStreamBench(t)
 	s := b.stdio("", "o", "")

@@ -50,7 +50,7 @@ var transitions = map[State]map[Event]State{
 	Booting:     {Ready: Created, Stop: Stopping, Fail: Errored, Retry: Restarting},
 	Created:     {Start: Started, Stop: Stopping, Fail: Errored, Retry: Restarting},
 	Started:     {Pause: Paused, Stop: Stopping, Exit: Stopped, Fail: Errored, Retry: Restarting},
-	Paused:      {Resume: Started, Stop: Stopping, Fail: Errored, Retry: Restarting},
+	Paused:      {Resume: Started, Stop: Stopping, Exit: Stopped, Fail: Errored, Retry: Restarting},
 	Restarting:  {Boot: Booting, Stop: Stopping, Fail: Errored},
 	Stopping:    {Stop: Stopping, Exit: Stopped, Fail: Errored},
 	Stopped:     {Boot: Booting},

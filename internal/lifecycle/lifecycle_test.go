@@ -33,6 +33,7 @@ started --lose--> errored
 started --retry--> restarting
 paused --resume--> started
 paused --stop--> stopping
+paused --see the end of--> stopped
 paused --lose--> errored
 paused --retry--> restarting
 stopping --stop--> stopping

@@ -224,11 +224,11 @@ func (c *Conn) send(p []byte) (int, error) {
 		_ = s.end(err) // the streams have it
 	}
 	s.mu.Lock()
+	s.pass() // also of a write that failed: whoever ends the session waits for it
 	if err != nil {
 		return 0, s.err
 	}
 	s.stats.out += uint64(len(p))
-	s.pass()
 	s.flush()
 	return len(p), nil
 }

@@ -109,6 +109,11 @@ func (s *shim) boot(ctx context.Context) {
 	})
 }
 
+// errRefused is why the agent did not execute the container's process.
+type errRefused struct{ error }
+
+func (e *errRefused) Unwrap() error { return e.error }
+
 // failed ends a boot that came to nothing: it was stopped, or it broke. The
 // loop's.
 func (s *shim) failed(err error) {
@@ -118,6 +123,10 @@ func (s *shim) failed(err error) {
 		}
 		s.finish(lifecycle.Exit, nil, "stopped before it was started", err)
 		return
+	}
+	s.st.Refused = ""
+	if refused := (*errRefused)(nil); errors.As(err, &refused) {
+		s.st.Refused = errs.ClassOf(refused.error)
 	}
 	s.conclude(lifecycle.Fail, nil, err.Error(), nil)
 }
@@ -232,6 +241,9 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 	default:
 		_, err = agent.Start(sctx, startOf(s.inst, s.filter(), out))
 	}
+	if err != nil {
+		err = &errRefused{err}
+	}
 	if err == nil {
 		err = s.openRelays(sctx, m, agent)
 	}
@@ -332,10 +344,17 @@ func (s *shim) dialAgent(ctx context.Context, m vmm.Machine) (*agentproto.Client
 	if err != nil {
 		return nil, err
 	}
-	return agentproto.NewClient(ctx, conn, agentproto.Notices{
-		Accepted: func(a agentproto.Accepted) { s.tasks.Go(func() { s.relays.accepted(s.ctx, m, a) }) },
-		OOM:      func(o agentproto.OOM) { s.tasks.Go(func() { s.send(func() { s.outOfMemory(o) }) }) },
+	oom := make(chan agentproto.OOM, 1)
+	agent, err := agentproto.NewClient(ctx, conn, agentproto.Notices{
+		Exit:     s.execs.end,
+		Accepted: s.relays.accepted,
+		OOM:      func(o agentproto.OOM) { replace(oom, o) },
 	})
+	if err != nil {
+		return nil, err
+	}
+	s.tasks.Go(func() { s.tellOOM(agent, oom) })
+	return agent, nil
 }
 
 // setUp gives the machine its identity and its root, and opens the output

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -17,33 +18,37 @@ const callLimit = 30 * time.Second
 
 // Pause holds the machine's processors.
 func (h handler) Pause(ctx context.Context, _ shimproto.Empty) (shimproto.Status, error) {
-	return h.hold(ctx, lifecycle.Pause, func(ctx context.Context, p vmm.Pauser, _ *agentproto.Client) error {
-		return p.Pause(ctx)
-	})
+	return h.hold(ctx, lifecycle.Pause, h.s.pause)
 }
 
-// Resume lets them go on, and tells the machine what time it has become.
+// Resume lets them go on, and tells the machine what time it has become. A machine
+// whose clock could not be set runs all the same.
 func (h handler) Resume(ctx context.Context, _ shimproto.Empty) (shimproto.Status, error) {
-	return h.hold(ctx, lifecycle.Resume, func(ctx context.Context, p vmm.Pauser, a *agentproto.Client) error {
-		if err := p.Resume(ctx); err != nil {
-			return err
-		}
-		if err := a.Clock(ctx); err != nil {
-			return fmt.Errorf("set its clock: %w", err)
-		}
-		return nil
-	})
+	st, err := h.hold(ctx, lifecycle.Resume, h.s.resume)
+	if err != nil {
+		return st, err
+	}
+	_, agent, err := h.s.running.get()
+	if err != nil {
+		return st, nil // it has ended since
+	}
+	cctx, cancel := limit(ctx, callLimit, "set its clock")
+	defer cancel()
+	if err := agent.Clock(cctx); err != nil {
+		return st, errs.WithHint(fmt.Errorf("it runs, but its clock is behind: %w", err), "pausing and resuming it sets the clock again")
+	}
+	return st, nil
 }
 
-// hold takes the event if it is legal and do succeeds. The loop waits for it: a
-// stop must find the machine either held or not.
-func (h handler) hold(ctx context.Context, e lifecycle.Event,
-	do func(context.Context, vmm.Pauser, *agentproto.Client) error) (shimproto.Status, error) {
+// hold takes the event by do, if it is legal. The loop waits for it: a stop must
+// find the machine either held or not. It does not end with the caller, who would
+// leave the machine in a state that nobody knows.
+func (h handler) hold(ctx context.Context, e lifecycle.Event, do func(context.Context, vmm.Pauser) error) (shimproto.Status, error) {
 	err := h.ask(ctx, func() error {
 		if _, err := h.s.life.Next(e); err != nil {
 			return errs.As(errs.FailedPrecondition, err)
 		}
-		m, agent, err := h.s.running.get()
+		m, _, err := h.s.running.get()
 		if err != nil {
 			return err
 		}
@@ -51,15 +56,39 @@ func (h handler) hold(ctx context.Context, e lifecycle.Event,
 		if !ok {
 			return errs.New(errs.Unsupported, "this machine cannot be paused")
 		}
-		hctx, cancel := limit(ctx, callLimit, e.String()+" the machine")
+		hctx, cancel := limit(h.s.ctx, callLimit, e.String()+" the machine")
 		defer cancel()
-		if err := do(hctx, p, agent); err != nil {
-			return err
-		}
-		return h.s.move(e, "")
+		return do(hctx, p)
 	})
 	st, _ := h.s.status.read()
 	return st, err
+}
+
+// pause is all or nothing: a machine that may be held and is not on record as held
+// would stand still for ever. The loop's.
+func (s *shim) pause(ctx context.Context, p vmm.Pauser) error {
+	err := p.Pause(ctx)
+	if err == nil {
+		if err = s.move(lifecycle.Pause, ""); err == nil {
+			return nil
+		}
+		s.life, s.st.State = lifecycle.Started, lifecycle.Started
+	}
+	uctx, cancel := limit(s.ctx, callLimit, "let the machine go on")
+	defer cancel()
+	return errors.Join(err, p.Resume(uctx))
+}
+
+// resume has the record follow the machine. The loop's.
+func (s *shim) resume(ctx context.Context, p vmm.Pauser) error {
+	if err := p.Resume(ctx); err != nil {
+		return err
+	}
+	err := s.move(lifecycle.Resume, "")
+	if err != nil { // it runs: whoever asks the shim is told so
+		s.tell("")
+	}
+	return err
 }
 
 // ask has the loop run f, and answers what it came to.
@@ -99,6 +128,8 @@ func (h handler) Resize(ctx context.Context, p shimproto.Resize) (shimproto.Empt
 	if id == "" {
 		id = agentproto.InitID
 	}
+	ctx, cancel := limit(ctx, callLimit, "resize the terminal")
+	defer cancel()
 	return shimproto.Empty{}, agent.Resize(ctx, agentproto.Resize{ID: id, Rows: p.Rows, Cols: p.Cols})
 }
 
@@ -130,6 +161,8 @@ func (h handler) Stat(ctx context.Context, p agentproto.Stat) (agentproto.FileIn
 	if err != nil {
 		return agentproto.FileInfo{}, err
 	}
+	ctx, cancel := limit(ctx, callLimit, "look at the file")
+	defer cancel()
 	return agent.Stat(ctx, p)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -60,14 +59,17 @@ func (h handler) Signal(ctx context.Context, p shimproto.Signal) (shimproto.Empt
 	if err != nil {
 		return shimproto.Empty{}, err
 	}
-	if err := agent.Signal(ctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal}); err != nil {
+	sctx, cancel := limit(ctx, callLimit, "signal the process")
+	defer cancel()
+	if err := agent.Signal(sctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal}); err != nil {
 		return shimproto.Empty{}, err
 	}
 	h.s.send(func() { h.s.enter("kill", map[string]string{"signal": agentproto.SignalName(p.Signal)}) })
 	return shimproto.Empty{}, nil
 }
 
-// Exec starts another process in the container.
+// Exec starts another process in the container. It is the connection's that asked
+// for it, unless it is detached.
 func (h handler) Exec(ctx context.Context, p shimproto.Exec) (shimproto.ExecStarted, error) {
 	if st, _ := h.s.status.read(); st.State != lifecycle.Started {
 		return shimproto.ExecStarted{}, errs.New(errs.FailedPrecondition, "cannot run a process in what is %s", st.State)
@@ -81,11 +83,17 @@ func (h handler) Exec(ctx context.Context, p shimproto.Exec) (shimproto.ExecStar
 	if start.User == "" {
 		start.User = h.s.inst.User
 	}
-	if _, err := agent.Start(ctx, start); err != nil {
+	owner := wire.Connection(ctx)
+	if p.Detach {
+		owner = context.Background()
+	}
+	e, err := h.s.startExec(ctx, owner, agent, start, hangUpLimit)
+	if err != nil {
 		return shimproto.ExecStarted{}, err
 	}
 	// Of what it runs the name alone: arguments may hold what nobody is to read.
 	h.s.send(func() { h.s.enter("exec_start", map[string]string{"id": id, "command": name(p.Args)}) })
+	h.s.noteEnd(e)
 	return shimproto.ExecStarted{ID: id}, nil
 }
 
@@ -127,20 +135,6 @@ func mergeEnv(base, more []string) []string {
 	return out
 }
 
-// Wait answers when an exec has ended, and forgets it.
-func (h handler) Wait(ctx context.Context, p shimproto.Wait) (agentproto.Exit, error) {
-	_, agent, err := h.s.running.get()
-	if err != nil {
-		return agentproto.Exit{}, err
-	}
-	exit, err := agent.Wait(ctx, p.ID)
-	if err != nil {
-		return agentproto.Exit{}, err
-	}
-	h.s.send(func() { h.s.enter("exec_die", map[string]string{"id": p.ID, "exit_code": strconv.Itoa(exit.Code)}) })
-	return exit, agent.Release(ctx, p.ID)
-}
-
 func (l *live) nextExec() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -149,9 +143,14 @@ func (l *live) nextExec() string {
 }
 
 // pass connects a command's stream with the agent's of the same token, until
-// the agent ends it. A command that goes away has its input ended and its
-// output read on: a process must not stand still because nobody looks. At the
-// shim's end what was read may still reach a command that reads.
+// the agent ends it. At the shim's end what was read may still reach a command that
+// reads.
+//
+// A command that goes away has the stream aborted: the process's input ends, and
+// what it writes fails as to a pipe that nobody reads. One that has let go of the
+// stream, by an abort of its own with errs.Canceled, leaves the process as it is:
+// its input is silent, and its output is read on, for a process must not stand
+// still because nobody looks.
 func (s *shim) pass(m vmm.Machine, token string, cmd *wire.Stream) {
 	defer cmd.Close()
 	ctx, cancel := limit(s.ctx, startLimit, "open a stream to the agent")
@@ -168,27 +167,56 @@ func (s *shim) pass(m vmm.Machine, token string, cmd *wire.Stream) {
 		_ = agent.Conn().SetDeadline(end)
 	})
 	defer stop()
+	gone := make(chan struct{}) // closed with the command's direction
+	var letGo bool              // valid then
 	s.tasks.Go(func() {
-		_, err := copyStream(agent, cmd)
-		if errs.Is(err, errs.Canceled) { // the command has let go of it, and it goes on
-			_ = agent.Abort(err)
-			return
+		defer close(gone)
+		werr, err := copyStream(agent, cmd)
+		switch {
+		case werr != nil: // the process reads no more, which the other direction tells
+		case err == nil:
+			_ = agent.CloseWrite()
+		case wire.Aborted(err) && errs.Is(err, errs.Canceled):
+			letGo = true
+		default:
+			_ = agent.Abort(errs.New(errs.Canceled, "the command is gone"))
 		}
-		_ = agent.CloseWrite() // an end is an end
 	})
-	if _, err := copyStream(cmd, agent); err != nil {
-		if _, err = io.Copy(io.Discard, struct{ io.Reader }{agent}); err != nil {
-			_ = cmd.Abort(errs.New(errs.Unavailable, "the process's stream broke: %w", err))
-			return
+	werr, rerr := copyStream(cmd, agent)
+	if werr != nil {
+		<-gone // the command's end is on its way, and says which of the two it is
+		if letGo {
+			_, rerr = copyStream(io.Discard, agent)
+		} else {
+			_ = agent.Abort(errs.New(errs.Canceled, "nobody reads it"))
 		}
+	}
+	if rerr != nil {
+		_ = cmd.Abort(errs.New(errs.Unavailable, "the process's stream broke: %w", rerr))
+		return
 	}
 	_ = cmd.CloseWrite()
 }
 
-func copyStream(to io.Writer, from io.Reader) (int64, error) {
+// copyStream copies until from ends, and returns which of the two broke.
+func copyStream(to io.Writer, from io.Reader) (werr, rerr error) {
 	b := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(b)
-	return io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, b[:])
+	for {
+		n, err := from.Read(b[:])
+		if n > 0 {
+			if _, err := to.Write(b[:n]); err != nil {
+				return err, nil
+			}
+		}
+		switch err {
+		case nil:
+		case io.EOF:
+			return nil, nil
+		default:
+			return nil, err
+		}
+	}
 }
 
 // copySize is a buffer's of copyStream, in bytes.

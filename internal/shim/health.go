@@ -147,41 +147,27 @@ func (s *shim) aside(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 	if start.User == "" {
 		start.User = s.inst.User
 	}
-	if _, err := agent.Start(ctx, start); err != nil {
+	e, err := s.startExec(ctx, ctx, agent, start, 0)
+	if err != nil {
 		return "", err
 	}
 	ear.listen()
-	exit, err := agent.Wait(ctx, id)
+	exit, err := s.execs.wait(ctx, e)
 	if err != nil && ctx.Err() != nil {
-		kctx, cancel := limit(context.WithoutCancel(ctx), killLimit, "kill the process")
-		defer cancel()
-		err = errors.Join(context.Cause(ctx), s.killAside(kctx, agent, id))
+		select { // it is being killed
+		case <-e.ended:
+		case <-time.After(killLimit):
+			err = errors.Join(err, errs.New(errs.DeadlineExceeded, "kill the process: not done within %s", killLimit))
+		}
 	}
-	if err == nil {
-		ear.copies.Wait()
-		err = agent.Release(ctx, id)
-	} else {
-		ear.close()
-		ear.copies.Wait()
+	if err != nil {
+		ear.close() // whoever else holds its streams is not waited for
 	}
-	switch {
-	case err != nil:
-	case exit.Code != 0:
+	ear.copies.Wait()
+	if err == nil && exit.Code != 0 {
 		err = errs.New(errs.FailedPrecondition, "it ended with %d", exit.Code)
 	}
 	return ear.said.String(), err
-}
-
-// killAside ends a process that took too long, and forgets it.
-func (s *shim) killAside(ctx context.Context, agent *agentproto.Client, id string) error {
-	err := agent.Signal(ctx, agentproto.Signal{ID: id, Signal: agentproto.SIGKILL})
-	if err != nil && !errs.Is(err, errs.FailedPrecondition) && !errs.Is(err, errs.NotFound) {
-		return err
-	}
-	if _, err := agent.Wait(ctx, id); err != nil {
-		return err
-	}
-	return agent.Release(ctx, id)
 }
 
 // ear hears what a process says on both of its streams, as it comes.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -23,49 +22,50 @@ import (
 
 // Limits of being on networks.
 const (
-	joinLimit   = 30 * time.Second       // from a machine to its place on them
-	rejoinPause = 100 * time.Millisecond // between two tries, where a switch is lost
-	switchIdle  = 10 * time.Second       // until one ends that nobody is on
-	readyLimit  = 5 * time.Second        // for a switch to take a word
+	joinLimit  = 30 * time.Second // from a machine to its place on them
+	switchIdle = 10 * time.Second // until one ends that nobody is on
 )
 
 // membership is a machine's place on the switch of its stack. The machine keeps
 // its frame sockets: a switch that is lost is replaced, and the machine does not
 // notice.
 type membership struct {
-	s      *shim
-	frames []*os.File // of the machine
-	end    context.CancelFunc
-	over   sync.WaitGroup
+	on   *switchproto.Membership // nil: the instance is on no network
+	end  context.CancelFunc
+	over sync.WaitGroup
 }
 
 // join puts a machine on the networks of its instance, and keeps it there until
 // leave.
 func (s *shim) join(ctx context.Context, m vmm.Machine) (*membership, error) {
-	mb := &membership{s: s, end: func() {}}
 	if len(s.inst.Interfaces) == 0 {
-		return mb, nil
+		return &membership{end: func() {}}, nil
 	}
 	cards, ok := vmm.As[vmm.Networker](m)
 	if !ok {
 		return nil, errs.New(errs.Unsupported, "this machine has no network cards")
 	}
+	o := switchproto.MemberOptions{Path: s.launch.Home.SwitchSocket(s.inst.Stack), Start: s.startSwitch, Lost: s.networksLost, Back: s.networksBack}
 	for i := range s.inst.Interfaces {
 		f, err := cards.Frames(i)
 		if err != nil {
 			return nil, fmt.Errorf("network card %d: %w", i, err)
 		}
-		mb.frames = append(mb.frames, f)
+		o.Frames = append(o.Frames, f)
+	}
+	var err error
+	if o.Join, err = joinOf(s.inst); err != nil {
+		return nil, err
 	}
 	jctx, cancel := limit(ctx, joinLimit, "join the networks")
 	defer cancel()
-	c, err := mb.enter(jctx)
+	on, err := switchproto.Become(jctx, o)
 	if err != nil {
 		return nil, err
 	}
 	stay, end := context.WithCancel(context.Background())
-	mb.end = end
-	mb.over.Go(func() { mb.stay(stay, c) })
+	mb := &membership{on: on, end: end}
+	mb.over.Go(func() { s.tellReady(stay, on) })
 	return mb, nil
 }
 
@@ -73,79 +73,39 @@ func (s *shim) join(ctx context.Context, m vmm.Machine) (*membership, error) {
 func (mb *membership) leave() {
 	mb.end()
 	mb.over.Wait()
+	if mb.on != nil {
+		mb.on.Leave()
+	}
 }
 
-// enter joins the switch, which is started where there is none.
-func (mb *membership) enter(ctx context.Context) (*switchproto.Client, error) {
-	s := mb.s
+// startSwitch starts the switch of the stack.
+func (s *shim) startSwitch(ctx context.Context) error {
+	if len(s.launch.Switch) == 0 {
+		return errs.New(errs.FailedPrecondition, "there is no switch, and nobody said how to start one")
+	}
 	home, stack := s.launch.Home, s.inst.Stack
-	c, err := switchproto.Dial(ctx, home.SwitchSocket(stack))
-	if errs.Is(err, errs.Unavailable) {
-		if len(s.launch.Switch) == 0 {
-			return nil, errs.New(errs.FailedPrecondition, "there is no switch, and nobody said how to start one")
-		}
-		err = switchproc.Start(ctx, s.launch.Switch, switchproc.Orders{Socket: home.SwitchSocket(stack), Lock: home.SwitchLock(stack),
-			Log: home.SwitchLog(stack), ResolvConf: "/etc/resolv.conf", Idle: switchIdle})
-		if err == nil {
-			c, err = switchproto.Dial(ctx, home.SwitchSocket(stack))
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	j, err := joinOf(s.inst)
-	if err == nil {
-		err = c.Join(ctx, j, mb.frames)
-	}
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	return switchproc.Start(ctx, s.launch.Switch, switchproc.Orders{Socket: home.SwitchSocket(stack), Lock: home.SwitchLock(stack),
+		Log: home.SwitchLog(stack), ResolvConf: "/etc/resolv.conf", Idle: switchIdle})
 }
 
-// stay tells the switch whether names lead here, and joins the next one when it
-// is lost, until ctx ends.
-func (mb *membership) stay(ctx context.Context, c *switchproto.Client) {
-	told := false
-	for ctx.Err() == nil {
-		st, changed := mb.s.status.read()
-		ready := st.State == lifecycle.Started && (st.Health == "" || st.Health == healthHealthy)
-		if ready != told {
-			rctx, cancel := limit(ctx, readyLimit, "tell the switch")
-			if err := c.SetReady(rctx, ready); err != nil {
-				c.Close() // it is lost, or not worth keeping
-			}
-			cancel()
-			told = ready
-		}
+// networksLost and networksBack report an outage of the instance's networks.
+func (s *shim) networksLost(why error) {
+	s.tasks.Go(func() { s.send(func() { s.enter("disconnect", map[string]string{"cause": why.Error()}) }) })
+}
+
+func (s *shim) networksBack() {
+	s.tasks.Go(func() { s.send(func() { s.enter("connect", nil) }) })
+}
+
+// tellReady has names lead to the machine while it is ready, until ctx ends.
+func (s *shim) tellReady(ctx context.Context, on *switchproto.Membership) {
+	for {
+		st, changed := s.status.read()
+		on.SetReady(st.State == lifecycle.Started && (st.Health == "" || st.Health == healthHealthy))
 		select {
 		case <-changed:
 		case <-ctx.Done():
-		case <-c.Done():
-			c, told = mb.again(ctx), false
-		}
-	}
-	if c != nil {
-		c.Close()
-	}
-}
-
-// again joins until it succeeds; nil: ctx has ended.
-func (mb *membership) again(ctx context.Context) *switchproto.Client {
-	tick := time.NewTicker(rejoinPause)
-	defer tick.Stop()
-	for {
-		jctx, cancel := limit(ctx, joinLimit, "join the networks")
-		c, err := mb.enter(jctx)
-		cancel()
-		if err == nil {
-			return c
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }

@@ -22,10 +22,26 @@ import (
 
 // Limits of published ports.
 const (
-	maxFlows  = 1024            // clients of one UDP port at a time
-	flowIdle  = 2 * time.Minute // of datagrams between a client and the container
-	flowQueue = 64              // datagrams that wait for one client's stream
+	// maxCarried is how many connections of ports and relays there are at a time:
+	// the agent serves 1000 of all purposes.
+	maxCarried = 768
+	// ownDescriptors is how many descriptors they leave for all else.
+	ownDescriptors = 128
+	maxFlows       = 256             // clients of one UDP port at a time
+	flowIdle       = 2 * time.Minute // of datagrams between a client and the container
+	flowQueue      = 64              // datagrams that wait for one client's stream
 )
+
+// carriedLimit is how many connections of ports and relays the shim carries. Each
+// may need two descriptors, and where they took all that the process may have, no
+// command would reach it.
+func carriedLimit() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur >= 2*maxCarried+ownDescriptors {
+		return maxCarried
+	}
+	return max(1, (int(l.Cur)-ownDescriptors)/2)
+}
 
 // ports are those of the host that lead to the container. They are open for as
 // long as the shim lives: while its machine comes again, connections wait.
@@ -93,7 +109,7 @@ func (s *shim) publishTCP(ctx context.Context, address string, target int) (int,
 	}
 	s.ports.served.Go(func() {
 		_ = relay.Serve(ctx, l, func(ctx context.Context) (net.Conn, error) { return s.dialPort(ctx, "tcp", target) },
-			relay.Options{MaxConns: maxRelayed}) // it ends when it is closed
+			relay.Options{MaxConns: maxRelayed, Shared: s.carried}) // it ends when it is closed
 	})
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
@@ -172,16 +188,23 @@ func (f *flows) of(ctx context.Context, from netip.AddrPort) *flow {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	one := f.byClient[from]
-	if one == nil && len(f.byClient) < maxFlows {
-		one = &flow{in: make(chan []byte, flowQueue)}
-		f.byClient[from] = one
-		f.all.Go(func() {
-			f.carry(ctx, from, one)
-			f.mu.Lock()
-			delete(f.byClient, from)
-			f.mu.Unlock()
-		})
+	if one != nil || len(f.byClient) >= maxFlows {
+		return one
 	}
+	select {
+	case f.s.carried <- struct{}{}:
+	default:
+		return nil
+	}
+	one = &flow{in: make(chan []byte, flowQueue)}
+	f.byClient[from] = one
+	f.all.Go(func() {
+		f.carry(ctx, from, one)
+		f.mu.Lock()
+		delete(f.byClient, from)
+		f.mu.Unlock()
+		<-f.s.carried
+	})
 	return one
 }
 

@@ -27,6 +27,13 @@ import (
 // backlog of its socket: the agent serves 1000 of all kinds.
 const maxRelayed = 256
 
+// What the agent may announce of a relay: connections that wait for the host, and
+// the bytes of a token.
+const (
+	maxAccepted = 128
+	maxToken    = 256
+)
+
 // dialHostLimit is how long a host server may take to accept.
 const dialHostLimit = 10 * time.Second
 
@@ -48,6 +55,9 @@ type relaying struct {
 	end context.CancelFunc
 	// over is closed when nothing of it is left on the host; nil: nothing is.
 	over chan struct{}
+	// accepted has the tokens of connections that the container has made and the
+	// host has not claimed; nil: the server is in the container.
+	accepted chan string
 }
 
 // openRelays opens those of the instance's record. On error none is left.
@@ -81,12 +91,15 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 		return err
 	}
 	if ask.Direction != agentproto.OutOf {
+		s.relays.served.Go(func() { s.serveAccepted(m, one) })
 		return nil
 	}
 	l, err := listenSocket(r.Destination, r.Mode)
 	if err != nil {
 		s.relays.forget(one)
-		return errors.Join(err, agent.Unrelay(ctx, one.id))
+		uctx, cancel := limit(context.WithoutCancel(ctx), callLimit, "take the relay back")
+		defer cancel()
+		return errors.Join(err, agent.Unrelay(uctx, one.id))
 	}
 	dial := func(ctx context.Context) (net.Conn, error) {
 		st, err := openStream(ctx, m, agentproto.RelayToken(one.id))
@@ -95,7 +108,7 @@ func (s *shim) openRelay(ctx context.Context, m vmm.Machine, agent *agentproto.C
 		}
 		return wire.AsConn(st), nil
 	}
-	s.relays.serve(one, l, dial, relay.Options{MaxConns: maxRelayed})
+	s.relays.serve(one, l, dial, relay.Options{MaxConns: maxRelayed, Shared: s.carried})
 	return nil
 }
 
@@ -123,6 +136,9 @@ func (t *relays) reserve(ctx context.Context, r state.Relay) (*relaying, error) 
 	t.count++
 	one := &relaying{Relay: r, id: "relay-" + strconv.Itoa(t.count)}
 	one.ctx, one.end = context.WithCancel(ctx)
+	if agentproto.Direction(r.Direction) == agentproto.Into {
+		one.accepted = make(chan string, maxAccepted)
+	}
 	t.open[r.Destination], t.byID[one.id] = one, one
 	return one, nil
 }
@@ -153,26 +169,68 @@ func (t *relays) close() {
 	t.served.Wait()
 }
 
-// accepted pairs a connection that the container made with the host's server.
-func (t *relays) accepted(ctx context.Context, m vmm.Machine, a agentproto.Accepted) {
+// accepted takes the agent's notice of a connection that the container has made. It
+// does not block, and what the agent may not have sent costs nothing.
+func (t *relays) accepted(a agentproto.Accepted) {
 	one := t.find(a.Relay)
-	if one == nil {
-		return // it was just taken away; the agent drops what nobody claims
+	if one == nil || one.accepted == nil || len(a.Token) > maxToken {
+		return // it was just taken away, or never was
 	}
-	st, err := openStream(ctx, m, a.Token)
-	if err != nil {
-		return
+	select {
+	case one.accepted <- a.Token:
+	default: // more than the agent lets wait
 	}
-	dctx, cancel := limit(ctx, dialHostLimit, "reach the server of the host")
+}
+
+// serveAccepted pairs what the container has connected with the host's server, a
+// bounded number at a time, until the relay ends.
+func (s *shim) serveAccepted(m vmm.Machine, one *relaying) {
+	slots := make(chan struct{}, maxRelayed)
+	for {
+		select {
+		case token := <-one.accepted:
+			if !enter(one.ctx, slots) {
+				return
+			}
+			if !enter(one.ctx, s.carried) {
+				return
+			}
+			s.relays.served.Go(func() {
+				defer func() { <-s.carried; <-slots }()
+				one.pair(m, token)
+			})
+		case <-one.ctx.Done():
+			return
+		}
+	}
+}
+
+// enter waits for a place; false: ctx ended first.
+func enter(ctx context.Context, places chan struct{}) bool {
+	select {
+	case places <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// pair connects one connection of the container's with the host's server.
+func (r *relaying) pair(m vmm.Machine, token string) {
+	ctx, cancel := limit(r.ctx, dialHostLimit, "reach the server of the host")
 	defer cancel()
+	st, err := openStream(ctx, m, token)
+	if err != nil {
+		return // the agent drops what nobody claims
+	}
 	var d net.Dialer
-	c, err := d.DialContext(dctx, "unix", one.Source)
+	c, err := d.DialContext(ctx, "unix", r.Source)
 	if err != nil {
 		_ = st.Abort(errs.New(errs.Unavailable, "nobody answers at the host's socket"))
 		_ = st.Close()
 		return
 	}
-	_, _ = relay.Pair(one.ctx, wire.AsConn(st), c) // what a pair ends with is its ends' matter
+	_, _ = relay.Pair(r.ctx, wire.AsConn(st), c) // what a pair ends with is its ends' matter
 }
 
 // Relay adds a relay to the running instance.
@@ -188,6 +246,8 @@ func (h handler) Relay(ctx context.Context, r state.Relay) (shimproto.Empty, err
 	if err != nil {
 		return shimproto.Empty{}, err
 	}
+	ctx, cancel := limit(ctx, callLimit, "open the relay")
+	defer cancel()
 	return shimproto.Empty{}, s.openRelay(ctx, m, agent, r)
 }
 
@@ -205,6 +265,8 @@ func (h handler) Unrelay(ctx context.Context, p shimproto.Unrelay) (shimproto.Em
 		return shimproto.Empty{}, nil
 	}
 	s.relays.forget(one)
+	ctx, cancel := limit(ctx, callLimit, "end the relay")
+	defer cancel()
 	var err error
 	_, agent, gone := s.running.get() // where it is gone, the relay went with it
 	if _, port := one.VsockPort(); !port && gone == nil {

@@ -99,3 +99,35 @@ func (s *shim) outOfMemory(o agentproto.OOM) {
 		s.enter("oom", map[string]string{"kills": strconv.FormatUint(o.Kills, 10)})
 	}
 }
+
+// oomPause is between two notices of memory that are passed on: the guest may send
+// any number of them.
+const oomPause = time.Second
+
+// replace puts v in the place of what nobody has taken from a channel for one. It
+// has one caller at a time.
+func replace[T any](c chan T, v T) {
+	select {
+	case <-c:
+	default:
+	}
+	c <- v
+}
+
+// tellOOM passes the agent's notices on, the latest of those that come at a time,
+// until the agent is gone.
+func (s *shim) tellOOM(agent *agentproto.Client, notices <-chan agentproto.OOM) {
+	for {
+		select {
+		case o := <-notices:
+			s.send(func() { s.outOfMemory(o) })
+		case <-agent.Done():
+			return
+		}
+		select {
+		case <-time.After(oomPause):
+		case <-agent.Done():
+			return
+		}
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/accept"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/logs"
@@ -80,20 +81,21 @@ type shim struct {
 
 	status  *board
 	running live
+	execs   execs
 	input   input
 	taps    taps
 	relays  relays
 	ports   ports
 
 	connected connected
-
-	hookErr error          // of a hook before the stop; the loop's
-	notes   []string       // of the shim itself; the loop's
-	mute    bool           // the journal could not be written; the loop's
-	retry   retry          // of the restart policy; the loop's
-	discard atomic.Bool    // what only this instance has need not be kept
-	tasks   sync.WaitGroup // all goroutines but the loop's; from serve on
-	ctx     context.Context
+	carried   chan struct{}  // has an element for each connection of a port or a relay
+	hookErr   error          // of a hook before the stop; the loop's
+	notes     []string       // of the shim itself; the loop's
+	mute      bool           // the journal could not be written; the loop's
+	retry     retry          // of the restart policy; the loop's
+	discard   atomic.Bool    // what only this instance has need not be kept
+	tasks     sync.WaitGroup // all goroutines but the loop's; from serve on
+	ctx       context.Context
 	// attended is closed once somebody is attached.
 	attended chan struct{}
 	attend   func() // closes it
@@ -145,7 +147,7 @@ func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
 // in its record.
 func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
 	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(),
-		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{})}
+		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{}), carried: make(chan struct{}, carriedLimit())}
 	s.attend = sync.OnceFunc(func() { close(s.attended) })
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
@@ -216,6 +218,9 @@ func (s *shim) serve(socket net.Listener, terminate context.Context) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.ctx = ctx
 	srv := shimproto.NewServer(handler{s}, s.openStream, s.greet)
+	socket = accept.Through(socket, func(err error) {
+		s.tasks.Go(func() { s.send(func() { s.enter("shortage", map[string]string{"cause": err.Error()}) }) })
+	})
 	s.tasks.Go(func() {
 		for {
 			c, err := socket.Accept()
@@ -275,7 +280,7 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 }
 
 func (s *shim) tell(phase string) {
-	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
+	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Refused: s.st.Refused, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
 		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes, Ports: s.st.Ports})
 }
 

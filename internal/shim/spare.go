@@ -10,9 +10,11 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/accept"
 	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
@@ -83,10 +85,20 @@ func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func
 		return l.Home.DropInstance(l.Instance.Stack, l.Instance.Name)
 	}
 	if err := wanted(order); err != nil {
-		return errors.Join(err, m.Stop(context.Background()), m.forgotten())
+		return errors.Join(err, m.end())
 	}
 	adopt := &adopter{Driver: driver, spare: m}
-	err = Run(terminate, adopt, order, sync.OnceFunc(func() {
+	taken, giveBack := context.WithCancel(terminate)
+	defer giveBack()
+	var answered atomic.Bool
+	go func() { // ends with c
+		_, _ = io.Copy(io.Discard, c)
+		if !answered.Load() { // whoever gave the order takes it back
+			giveBack()
+		}
+	}()
+	err = Run(taken, adopt, order, sync.OnceFunc(func() {
+		answered.Store(true)                           // from here on it is for who asks to say what becomes of it
 		_, _ = io.WriteString(c, shimproto.Ready+"\n") // whoever waited may be gone
 		_ = c.Close()
 	}))
@@ -104,6 +116,13 @@ type spareMachine struct {
 
 	held           string // the key of the container that it holds; "": none
 	root, writable string // the files of that container's disks
+}
+
+// end puts the machine away that nobody needs.
+func (m *spareMachine) end() error {
+	ctx, cancel := limit(context.Background(), undoLimit, "end the machine that waited")
+	defer cancel()
+	return errors.Join(m.Stop(ctx), m.forgotten())
 }
 
 // heldIn says whether m came from the pool with a container in it.
@@ -211,6 +230,7 @@ func (s *shim) rehearse(ctx context.Context) (_ *spareMachine, err error) {
 // awaitOrder answers what the machine is wanted for, and the connection on which
 // to answer; no connection: it is not wanted any more.
 func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.Listener) (Launch, net.Conn, error) {
+	socket = accept.Through(socket, nil) // who gives orders has a limit
 	ctx, cancel := context.WithCancel(terminate)
 	defer cancel()
 	lost := make(chan error, 1)
@@ -254,7 +274,7 @@ func readOrder(c net.Conn) (l Launch, err error) {
 	if !l.Retire && (l.Instance.Name == "" || l.Home.Dir == "") {
 		return l, errs.New(errs.InvalidArgument, "an order without an instance")
 	}
-	return l, nil
+	return l, c.SetReadDeadline(time.Time{})
 }
 
 // adopter is a driver that has one machine already, for the first Boot.
@@ -286,8 +306,8 @@ func (a *adopter) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error
 		}
 		return m, nil
 	}
-	if serr := errors.Join(m.Stop(ctx), m.forgotten()); serr != nil {
-		return nil, errors.Join(err, serr)
+	if eerr := m.end(); eerr != nil {
+		return nil, errors.Join(err, eerr)
 	}
 	again := *cfg
 	if m.held != "" { // its disk may have been brought, and is not as new
@@ -309,9 +329,7 @@ func (a *adopter) drop() error {
 	if m == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), undoLimit)
-	defer cancel()
-	return errors.Join(m.Stop(ctx), m.forgotten())
+	return m.end()
 }
 
 // noted is a machine of which there is something more to tell.

@@ -41,7 +41,7 @@ func (r *rig) spare(args ...string) (pool store.Home, ready <-chan struct{}) {
 	r.stop, r.ended = cancel, make(chan error, 1)
 	waits := make(chan struct{})
 	go func() {
-		r.ended <- RunSpare(ctx, r.driver, l, func() { close(waits) }, func(Launch) error { return nil })
+		r.ended <- RunSpare(ctx, r.driver, l, func() { close(waits) }, func(Launch) error { r.wanted(); return nil })
 	}()
 	r.t.Cleanup(func() {
 		cancel()
@@ -107,6 +107,46 @@ func TestSpareBecomesAnInstance(t *testing.T) {
 	}
 	if alive, err := pool.Alive(".spare", "one"); alive || err != nil {
 		t.Errorf("the spare still holds its lock: %v, %v", alive, err)
+	}
+}
+
+// An order that is taken back leaves nothing, unless the spare has said that it is
+// the instance's shim: then it answers as one.
+func TestSpareWhoseOrderIsTakenBack(t *testing.T) {
+	r := newRig(t, vmmfake.Options{}, "sleep", "1000")
+	var c *net.UnixConn
+	r.wanted = func() { _ = c.CloseWrite() }
+	pool, ready := r.spare("true")
+	<-ready
+	conn, err := net.Dial("unix", pool.Socket(".spare", "one"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = conn.(*net.UnixConn)
+	defer c.Close()
+	if _, err := c.Write(r.order()); err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.TrimSpace(string(said)) == shimproto.Ready {
+		// It may have ended since.
+		if shim, err := shimproto.Dial(t.Context(), r.launch.Home.Socket("shop", "web-1"), nil); err == nil {
+			_, _ = shim.Stop(t.Context(), grace(0))
+			_ = shim.Close()
+		}
+	}
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+	r.ended = nil
+	if n := len(r.driver.Machines()); n != 0 {
+		t.Errorf("%d machines are left", n)
+	}
+	if rec := r.record(); rec.State.Live() {
+		t.Errorf("on record is %+v", rec)
 	}
 }
 

@@ -265,33 +265,6 @@ func TestExecWithThreeStreams(t *testing.T) {
 	}
 }
 
-// A process whose command is gone goes on: its input ends, its output is read.
-func TestExecWhoseCommandGoesAway(t *testing.T) {
-	inputEnded, done := make(chan error, 1), make(chan error, 1)
-	r := newRig(t, program(func(_ context.Context, p *vmmfake.Process) int {
-		_, err := io.Copy(io.Discard, p.Stdin)
-		inputEnded <- err
-		_, err = p.Stdout.Write(make([]byte, 4<<20)) // far more than waits anywhere
-		done <- err
-		return 0
-	}), "sleep", "infinity")
-	c, _, m := r.started()
-	id, in, out, errOut := exec(t, c, "prog")
-	for _, s := range []*wire.Stream{in, out, errOut} {
-		_ = s.Close()
-	}
-	_ = c.Close()
-	if err := <-inputEnded; err != nil {
-		t.Errorf("its input: %v", err)
-	}
-	if err := <-done; err != nil {
-		t.Errorf("its output: %v", err)
-	}
-	if m.Process(id) == nil {
-		t.Error("it was forgotten before anybody asked")
-	}
-}
-
 func TestOnlyARunningInstanceIsTalkedTo(t *testing.T) {
 	reached := make(chan struct{})
 	r := newRig(t, vmmfake.Options{Ready: func(ctx context.Context, _ *vmmfake.Machine) error {

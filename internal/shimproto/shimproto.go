@@ -32,6 +32,7 @@ const (
 	MethodSignal  = "signal"  // Signal → Empty; to the container's process
 	MethodExec    = "exec"    // Exec → ExecStarted
 	MethodWait    = "wait"    // Wait → agentproto.Exit; of an exec
+	MethodDetach  = "detach"  // Detach → Empty; an exec goes on without the connection
 	MethodPause   = "pause"   // Empty → Status; holds the machine's processors
 	MethodResume  = "resume"  // Empty → Status
 	MethodResize  = "resize"  // Resize → Empty; the size of a terminal
@@ -63,6 +64,7 @@ type Status struct {
 	State    lifecycle.State `json:"state"`
 	Phase    string          `json:"phase,omitempty"` // within booting and stopping
 	Cause    string          `json:"cause,omitempty"`
+	Refused  errs.Class      `json:"refused,omitempty"` // class of why the process could not be executed
 	Exit     *state.Exit     `json:"exit,omitempty"`
 	Health   string          `json:"health,omitempty"`   // "", "starting", "healthy", "unhealthy"
 	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
@@ -92,7 +94,9 @@ type Signal struct {
 }
 
 // Exec starts another process in the container. The streams are opened on this
-// socket by the same tokens, before or after.
+// socket by the same tokens, before or after. The process is the connection's that
+// asks for it: when that ends, so does the process, by SIGHUP, and by SIGKILL 10
+// seconds later.
 type Exec struct {
 	Args []string `json:"args"`
 	Env  []string `json:"env,omitempty"` // added to the container's
@@ -103,10 +107,13 @@ type Exec struct {
 	Rows uint16 `json:"rows,omitempty"`
 	Cols uint16 `json:"cols,omitempty"`
 	// Privileged gives it every capability and system call.
-	Privileged bool   `json:"privileged,omitempty"`
-	Stdin      string `json:"stdin,omitempty"`
-	Stdout     string `json:"stdout,omitempty"`
-	Stderr     string `json:"stderr,omitempty"`
+	Privileged bool `json:"privileged,omitempty"`
+	// Detach has it go on whatever becomes of the connection. Nobody can wait for
+	// it once it has ended.
+	Detach bool   `json:"detach,omitempty"`
+	Stdin  string `json:"stdin,omitempty"`
+	Stdout string `json:"stdout,omitempty"`
+	Stderr string `json:"stderr,omitempty"`
 }
 
 // ExecStarted names the new process.
@@ -116,6 +123,11 @@ type ExecStarted struct {
 
 // Wait names an exec to wait for.
 type Wait struct {
+	ID string `json:"id"`
+}
+
+// Detach names an exec that goes on when the connection ends that asked for it.
+type Detach struct {
 	ID string `json:"id"`
 }
 
@@ -230,6 +242,11 @@ func (c *Client) Wait(ctx context.Context, id string) (e agentproto.Exit, err er
 	return e, err
 }
 
+// Detach lets an exec go on when this connection ends.
+func (c *Client) Detach(ctx context.Context, id string) error {
+	return c.c.Call(ctx, MethodDetach, Detach{ID: id}, nil)
+}
+
 // Pause holds the machine's processors.
 func (c *Client) Pause(ctx context.Context) (s Status, err error) {
 	err = c.c.Call(ctx, MethodPause, Empty{}, &s)
@@ -304,6 +321,7 @@ type Handler interface {
 	Signal(context.Context, Signal) (Empty, error)
 	Exec(context.Context, Exec) (ExecStarted, error)
 	Wait(context.Context, Wait) (agentproto.Exit, error)
+	Detach(context.Context, Detach) (Empty, error)
 	Pause(context.Context, Empty) (Status, error)
 	Resume(context.Context, Empty) (Status, error)
 	Resize(context.Context, Resize) (Empty, error)
@@ -333,6 +351,7 @@ func NewServer(h Handler, open func(token string, s *wire.Stream) error,
 			MethodSignal:  wire.Handle(h.Signal),
 			MethodExec:    wire.Handle(h.Exec),
 			MethodWait:    wire.Handle(h.Wait),
+			MethodDetach:  wire.Handle(h.Detach),
 			MethodPause:   wire.Handle(h.Pause),
 			MethodResume:  wire.Handle(h.Resume),
 			MethodResize:  wire.Handle(h.Resize),

@@ -179,6 +179,7 @@ type State struct {
 	Version  int             `json:"version"`
 	State    lifecycle.State `json:"state"`
 	Cause    string          `json:"cause,omitempty"`
+	Refused  errs.Class      `json:"refused,omitempty"` // class of why the process could not be executed
 	Exit     *state.Exit     `json:"exit,omitempty"`
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`

@@ -172,5 +172,11 @@ func Start(ctx context.Context, program []string, o Orders) error {
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("start the switch: %w", context.Cause(ctx))
 	}
-	return errs.New(errs.Unavailable, "the switch ended at once (%v); see %s", <-ended, o.Log)
+	select {
+	case err = <-ended:
+	case <-ctx.Done(): // it has closed its end and goes on
+		_ = cmd.Process.Kill()
+		err = context.Cause(ctx)
+	}
+	return errs.New(errs.Unavailable, "the switch ended at once (%v); see %s", err, o.Log)
 }

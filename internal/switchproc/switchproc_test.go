@@ -115,11 +115,11 @@ func newMachine(t testing.TB, name, v4 string) *machine {
 	return &machine{ours, f, s, switchproto.Join{Networks: []network.Network{n}, Machine: m}}
 }
 
-func (p place) sit(t testing.TB, m *machine) *switchproto.Seat {
+func (p place) become(t testing.TB, m *machine) *switchproto.Membership {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	s, err := switchproto.Take(ctx, switchproto.SeatOptions{Path: p.Socket, Start: p.start, Join: m.join, Frames: []*os.File{m.file}})
+	s, err := switchproto.Become(ctx, switchproto.MemberOptions{Path: p.Socket, Start: p.start, Join: m.join, Frames: []*os.File{m.file}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,8 +168,8 @@ func ping(c net.Conn) error {
 func TestSwitchIsKilled(t *testing.T) {
 	p := newPlace(t)
 	web, db := newMachine(t, "web", "10.40.0.10"), newMachine(t, "db", "10.40.0.20")
-	p.sit(t, web)
-	p.sit(t, db)
+	p.become(t, web)
+	p.become(t, db)
 	to := db.echo(t)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -208,10 +208,10 @@ func TestSwitchIsKilled(t *testing.T) {
 func TestOneSwitch(t *testing.T) {
 	p := newPlace(t)
 	var all sync.WaitGroup
-	seats := make(chan *switchproto.Seat, 8)
-	for i := range cap(seats) {
+	members := make(chan *switchproto.Membership, 8)
+	for i := range cap(members) {
 		m := newMachine(t, fmt.Sprintf("m%d", i), fmt.Sprintf("10.40.0.%d", 10+i))
-		all.Go(func() { seats <- p.sit(t, m) })
+		all.Go(func() { members <- p.become(t, m) })
 	}
 	all.Wait()
 	c, err := switchproto.Dial(context.Background(), p.Socket)
@@ -220,15 +220,15 @@ func TestOneSwitch(t *testing.T) {
 	}
 	defer c.Close()
 	got, err := c.Inspect(context.Background())
-	if err != nil || len(got) != 1 || len(got[0].Members) != cap(seats) {
+	if err != nil || len(got) != 1 || len(got[0].Members) != cap(members) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	fi, err := os.Stat(p.Socket)
 	if err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v: %v", fi.Mode(), err)
 	}
-	for range cap(seats) {
-		(<-seats).Leave()
+	for range cap(members) {
+		(<-members).Leave()
 	}
 	p.awaitNone(t)
 	if _, err := os.Stat(p.Socket); !errors.Is(err, os.ErrNotExist) {
@@ -293,15 +293,15 @@ func TestAnotherIsNotReadyYet(t *testing.T) {
 	}
 }
 
-func TestSeatTellsWhatCannotBe(t *testing.T) {
+func TestMembershipThatCannotBe(t *testing.T) {
 	p := newPlace(t)
 	m := newMachine(t, "web", "10.40.0.10")
 	m.join.Machine.Interfaces[0].V4 = netip.MustParseAddr("10.99.0.1")
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, err := switchproto.Take(ctx, switchproto.SeatOptions{Path: p.Socket, Start: p.start, Join: m.join, Frames: []*os.File{m.file}})
+	_, err := switchproto.Become(ctx, switchproto.MemberOptions{Path: p.Socket, Start: p.start, Join: m.join, Frames: []*os.File{m.file}})
 	if !errs.Is(err, errs.InvalidArgument) {
-		t.Errorf("took a seat: %v", err)
+		t.Errorf("it is a member: %v", err)
 	}
 }
 
@@ -324,7 +324,7 @@ func TestStartFails(t *testing.T) {
 func TestReadyDoesNotWait(t *testing.T) {
 	p := newPlace(t)
 	web := newMachine(t, "web", "10.40.0.10")
-	s := p.sit(t, web)
+	s := p.become(t, web)
 	pid, err := filelock.Signed(p.Lock)
 	if err != nil {
 		t.Fatal(err)

@@ -9,16 +9,18 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/accept"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/network"
 	"github.com/vzcompose/vzcompose/internal/network/segment"
 )
 
-// Serve lets shims join s on what l accepts, until ctx ends, or no machine has
-// been a member for idle: nil then. It owns l, and is gone when it returns.
-func Serve(ctx context.Context, l *net.UnixListener, s *network.Switch, idle time.Duration) error {
+// Serve lets shims join s on what socket accepts, until ctx ends, or no machine has
+// been a member for idle: nil then. It owns socket, and is gone when it returns.
+func Serve(ctx context.Context, socket *net.UnixListener, s *network.Switch, idle time.Duration) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	v := &server{s: s, idle: idle, lonely: func() { cancel(nil) }}
+	l := accept.Through(socket, nil) // a shim that waits for an answer has a limit of its own
 	defer v.conns.Wait()
 	defer cancel(nil)
 	defer l.Close()
@@ -26,10 +28,10 @@ func Serve(ctx context.Context, l *net.UnixListener, s *network.Switch, idle tim
 	v.leave(0)
 	defer v.stop()
 	for {
-		c, err := l.AcceptUnix()
+		c, err := l.Accept()
 		switch {
 		case err == nil:
-			v.conns.Go(func() { v.serve(ctx, c) })
+			v.conns.Go(func() { v.serve(ctx, c.(*net.UnixConn)) })
 		case ctx.Err() != nil && v.ended():
 			return nil
 		case ctx.Err() != nil:

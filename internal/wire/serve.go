@@ -137,6 +137,7 @@ type conn struct {
 
 func (s *Server) serveCalls(ctx context.Context, f *framer) error {
 	ctx, cancel := context.WithCancelCause(ctx)
+	ctx = context.WithValue(ctx, connKey{}, ctx)
 	c := &conn{s: s, f: f, slots: make(chan struct{}, maxCalls),
 		unread: make(chan struct{}, 2*maxCalls), cancels: map[uint64]context.CancelCauseFunc{}}
 	// When ctx ends no more calls are read; those under way still answer.
@@ -172,6 +173,19 @@ func (s *Server) serveCalls(ctx context.Context, f *framer) error {
 			return err
 		}
 	}
+}
+
+// connKey is the key of a connection's context in those of its calls.
+type connKey struct{}
+
+// Connection returns the context of the connection that a call came on, given the
+// call's own. It ends with the connection, for what the caller owns beyond the
+// call.
+func Connection(ctx context.Context) context.Context {
+	if c, ok := ctx.Value(connKey{}).(context.Context); ok {
+		return c
+	}
+	return ctx
 }
 
 func (c *conn) take(ctx context.Context, k Kind, p []byte) error {

@@ -98,9 +98,21 @@ func (s *Stream) nextFrame() error {
 		if err := json.Unmarshal(p, &w); err != nil {
 			return errs.New(errs.DataLoss, "decode abort: %w", err)
 		}
-		return w.Err()
+		return &aborted{w.Err()}
 	}
 	return errs.New(errs.DataLoss, "unexpected frame of kind %d in a stream", k)
+}
+
+// aborted is what the peer said with its Abort.
+type aborted struct{ error }
+
+func (a *aborted) Unwrap() error { return a.error }
+
+// Aborted reports whether err is a Read's of a stream that the peer aborted,
+// rather than of one whose connection ended.
+func Aborted(err error) bool {
+	var a *aborted
+	return errors.As(err, &a)
 }
 
 // Write sends p, in frames of at most MaxData bytes. After an error nothing more

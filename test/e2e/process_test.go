@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -50,18 +51,26 @@ func TestExec(t *testing.T) {
 			}
 		})
 	}
-	t.Run("unknown executable", func(t *testing.T) {
-		r := s.vz("exec", "box", "no-such-program")
-		if r.code != 1 || !strings.Contains(r.err, "no-such-program") {
-			t.Errorf("%s", r)
+	for _, c := range []struct {
+		code int
+		word string
+		args []string
+	}{
+		{127, "no-such-program", []string{"box", "no-such-program"}},
+		{126, "/etc/passwd", []string{"box", "/etc/passwd"}},
+		{125, "mallory", []string{"-u", "mallory", "box", "true"}},
+		{125, "nobody-1", []string{"nobody-1", "true"}},
+	} {
+		if r := s.vz(append([]string{"exec"}, c.args...)...); r.code != c.code || !strings.Contains(r.err, c.word) {
+			t.Errorf("want status %d: %s", c.code, r)
 		}
+	}
+	t.Run("a variable of the caller's", func(t *testing.T) {
+		t.Setenv("VZ_OF_THE_CALLER", "x y")
+		s.vz("exec", "-e", "VZ_OF_THE_CALLER", "-e", "VZ_NOWHERE", "box", "sh", "-c", "echo $VZ_OF_THE_CALLER ${VZ_NOWHERE-unset}").want(t, 0, "x y unset\n")
 	})
-	t.Run("unknown user", func(t *testing.T) {
-		r := s.vz("exec", "-u", "mallory", "box", "true")
-		if r.code == 0 || !strings.Contains(r.err, "mallory") {
-			t.Errorf("%s", r)
-		}
-	})
+	t.Run("a reader that goes away", func(t *testing.T) { readerGone(t, s) })
+	t.Run("a command that is killed", func(t *testing.T) { commandGone(t, s) })
 	t.Run("many at once", func(t *testing.T) {
 		const n = 20
 		done := make(chan result, n)
@@ -76,6 +85,57 @@ func TestExec(t *testing.T) {
 			t.Errorf("statuses %v", seen)
 		}
 	})
+}
+
+// readerGone reads a line of what never ends, as head -n 1 does.
+func readerGone(t *testing.T, s *stack) {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := s.command(ctx, "exec", "box", "yes")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "y\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	_ = out.Close()
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 128+13 || said.Len() > 0 {
+		t.Errorf("status %d, and it says %q", code, &said)
+	}
+	if r := s.vz("exec", "box", "pidof", "yes"); r.code != 1 || r.out != "" {
+		t.Errorf("it is left: %s", r)
+	}
+}
+
+// commandGone kills a command without a word: what it has started, with all that
+// that has started, ends too; what was detached goes on.
+func commandGone(t *testing.T, s *stack) {
+	s.must("exec", "-d", "box", "sleep", "4001")
+	cmd := s.command(t.Context(), "exec", "box", "sh", "-c", "sleep 4002 & echo ready; exec sleep 4003")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "ready\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+	kill9(t, cmd.Process.Pid)
+	_ = cmd.Wait()
+	s.eventually("what the killed command has started is gone", func() bool {
+		left := s.must("top", "box").out
+		return !strings.Contains(left, "sleep 4002") && !strings.Contains(left, "sleep 4003")
+	})
+	contains(t, "top", s.must("top", "box").out, "sleep 4001")
 }
 
 func cut(s string) string { return s[:min(len(s), 400)] }

@@ -57,7 +57,7 @@ containers:
 			t.Errorf("%s", r)
 		}
 	}
-	if r := s.vz("run", "--rm", "--no-deps", "web", "no-such-program"); r.code != 1 || !strings.Contains(r.err, "no-such-program") {
+	if r := s.vz("run", "--rm", "--no-deps", "web", "no-such-program"); r.code != 127 || !strings.Contains(r.err, "no-such-program") {
 		t.Errorf("%s", r)
 	}
 	s.must("down")

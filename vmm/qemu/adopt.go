@@ -98,7 +98,9 @@ func (m *machine) swapDisk(ctx context.Context, d vmm.Disk, old drive) error {
 	err := m.qmp.call(ctx, "qom-set", map[string]any{"path": "/machine/peripheral/" + deviceName(d.ID),
 		"property": "drive", "value": next.node(d.ID)}, nil)
 	if err != nil {
-		return errors.Join(err, m.dropBlockdev(ctx, next.node(d.ID)))
+		uctx, cancel := within(context.WithoutCancel(ctx), undoLimit, "remove the block device again")
+		defer cancel()
+		return errors.Join(err, m.dropBlockdev(uctx, next.node(d.ID)))
 	}
 	m.mu.Lock()
 	m.disks[d.ID] = next

@@ -115,7 +115,7 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	}
 	if err == nil && (cfg.Cards > len(m.cards) || servesDevices(cfg)) {
 		if err = m.plugIn(ctx, cfg); err != nil {
-			err = errors.Join(err, m.Stop(context.WithoutCancel(ctx)))
+			err = errors.Join(err, m.discard(ctx))
 		}
 		t.lap("cards and served devices plugged in")
 	}

@@ -260,6 +260,13 @@ func (m *machine) Stop(ctx context.Context) error {
 	}
 }
 
+// discard is Stop of a machine that came to nothing, on a context of its own.
+func (m *machine) discard(ctx context.Context) error {
+	ctx, cancel := within(context.WithoutCancel(ctx), undoLimit, "end qemu")
+	defer cancel()
+	return m.Stop(ctx)
+}
+
 // Kill ends QEMU. A machine's writable disks are no worse off than after a loss
 // of power: their filesystems have journals.
 func (m *machine) Kill() error {

@@ -19,6 +19,7 @@ const (
 	build     = "fake"
 	diskLimit = 10 * time.Second // how long set-up waits for a disk
 	sigKill   = 9
+	sigPipe   = 13
 )
 
 // agent answers the host.
@@ -165,6 +166,7 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (r agentproto.Sta
 		traps: map[int]chan<- int{}, done: make(chan struct{}),
 		in: in, outs: []*output{out, errOut}, tokens: []string{s.Stdin, s.Stdout, s.Stderr},
 	}
+	p.Stdout, p.Stderr = signalling{p.Stdout, p}, signalling{p.Stderr, p}
 	if err := a.streams.bind(p.tokens, []end{in, out, errOut}); err != nil {
 		return r, err
 	}

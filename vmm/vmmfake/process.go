@@ -2,11 +2,13 @@ package vmmfake
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
@@ -104,7 +106,21 @@ func (p *Process) verdict(code int) agentproto.Exit {
 	return e
 }
 
-// Builtin answers the program of that name, or nil: true, false, echo, cat,
+// signalling is a stream of p, which gets SIGPIPE where nobody reads it any more.
+type signalling struct {
+	io.Writer
+	p *Process
+}
+
+func (w signalling) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if errors.Is(err, syscall.EPIPE) {
+		w.p.deliver(sigPipe)
+	}
+	return n, err
+}
+
+// Builtin answers the program of that name, or nil: true, false, echo, yes, cat,
 // sleep SECONDS or "infinity", env, exit STATUS, and stubborn, which only
 // SIGKILL ends.
 func Builtin(name string) Program {
@@ -115,6 +131,8 @@ func Builtin(name string) Program {
 		return func(context.Context, *Process) int { return 1 }
 	case "echo":
 		return echo
+	case "yes":
+		return yes
 	case "cat":
 		return cat
 	case "sleep":
@@ -137,6 +155,12 @@ func say(p *Process, text string) int {
 }
 
 func echo(_ context.Context, p *Process) int { return say(p, strings.Join(p.Args[1:], " ")+"\n") }
+
+func yes(_ context.Context, p *Process) int {
+	for say(p, "y\n") == 0 {
+	}
+	return 1
+}
 
 func env(_ context.Context, p *Process) int { return say(p, strings.Join(p.Env, "\n")+"\n") }
 

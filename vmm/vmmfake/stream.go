@@ -181,8 +181,12 @@ func (o *output) attach(s *wire.Stream) {
 	ctx, cancel := context.WithCancel(context.Background()) // ended by the stream's end
 	o.t.work.Go(func() {                                    // the host says nothing here: an answer is its hanging up
 		defer cancel()
-		if _, err := io.Copy(io.Discard, onlyReader{s}); err == nil {
+		_, err := io.Copy(io.Discard, onlyReader{s})
+		switch {
+		case err == nil:
 			_, _ = io.Copy(io.Discard, s.Conn())
+		case wire.Aborted(err): // nobody will read on
+			o.p.hangUp()
 		}
 	})
 	o.t.work.Go(func() {
@@ -190,7 +194,7 @@ func (o *output) attach(s *wire.Stream) {
 		o.turn <- struct{}{}
 		err := o.carry(ctx, s)
 		<-o.turn
-		if err == nil && s.CloseWrite() == nil {
+		if err != nil || s.CloseWrite() == nil {
 			<-ctx.Done() // the host closes first: what is on its way is its own
 		}
 	})

@@ -264,6 +264,34 @@ func (b *box) unknownExecutable(t *testing.T) {
 	}
 }
 
+// readerGone aborts the stream of a process that writes without end: its next
+// write ends it, as one to a pipe does that nobody reads.
+func (b *box) readerGone(t *testing.T) {
+	ctx := b.s.limit(t)
+	const sigPipe = 13
+	token := rand.Text()
+	out, err := b.open(ctx, token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.agent.Start(ctx, agentproto.Start{ID: "endless", Process: process("yes"), Stdout: token}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 100_000)); err != nil {
+		t.Error(err)
+	}
+	if err := out.Abort(errs.New(errs.Canceled, "enough")); err != nil {
+		t.Error(err)
+	}
+	e, err := b.agent.Wait(ctx, "endless")
+	if err != nil || e.Signal != sigPipe || e.Code != 128+sigPipe {
+		t.Errorf("it ended with %+v, %v; want signal %d", e, err, sigPipe)
+	}
+	if err := b.agent.Release(ctx, "endless"); err != nil {
+		t.Error(err)
+	}
+}
+
 func (b *box) signalled(t *testing.T) {
 	ctx := b.s.limit(t)
 	const term = 15

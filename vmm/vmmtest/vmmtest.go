@@ -104,6 +104,7 @@ func (s *suite) shared(t *testing.T) {
 		{"run what is not there", a.unknownExecutable},
 		{"end by signal", a.signalled},
 		{"stream both ways", a.stream},
+		{"reader goes away", a.readerGone},
 		{"guest dials host", a.guestDials},
 		{"virtual sockets", a.vsock},
 		{"virtual sockets both ways", a.vsockBothWays},

@@ -190,3 +190,25 @@ func (b *Book) mac(l Lease) (instance string, taken bool) {
 func (b *Book) Return(instance string) {
 	b.leases = slices.DeleteFunc(b.leases, func(l Lease) bool { return l.Instance == instance })
 }
+
+// Of answers the leases of an instance.
+func (b *Book) Of(instance string) (all []Lease) {
+	for _, l := range b.leases {
+		if l.Instance == instance {
+			all = append(all, l)
+		}
+	}
+	return all
+}
+
+// Restore gives an instance the leases that it had, as Of answered them, in the
+// place of those that it has. What somebody else has been given since stays theirs.
+func (b *Book) Restore(instance string, had []Lease) {
+	b.Return(instance)
+	for _, l := range had {
+		taken := func(o Lease) bool { return o.Network == l.Network && (o.Address == l.Address || o.MAC == l.MAC) }
+		if _, there := b.networks[l.Network]; there && !slices.ContainsFunc(b.leases, taken) {
+			b.leases = append(b.leases, l)
+		}
+	}
+}

@@ -220,3 +220,37 @@ func TestHostPrefixes(t *testing.T) {
 		t.Errorf("%v, %v", all, err)
 	}
 }
+
+// What was given since is taken back: others keep what they have, and have been
+// given meanwhile.
+func TestRestore(t *testing.T) {
+	b := newBook(t)
+	for _, n := range []string{"front", "back"} {
+		define(t, b, n, Wish{Subnet: prefix(map[string]string{"front": "10.40.0.0/24", "back": "10.41.0.0/24"}[n])})
+	}
+	first := give(t, b, "front", "web-1", "")
+	give(t, b, "front", "db-1", "")
+	had := b.Of("web-1")
+	if !slices.Equal(had, []Lease{first}) {
+		t.Fatalf("it has %v", had)
+	}
+	give(t, b, "front", "web-1", "10.40.0.77")
+	give(t, b, "back", "web-1", "")
+	b.Restore("web-1", had)
+	if got := b.Of("web-1"); !slices.Equal(got, had) {
+		t.Errorf("restored to %v, want %v", got, had)
+	}
+	b.Return("web-1")
+	other := give(t, b, "front", "web-2", "")
+	if other.Address != first.Address {
+		t.Fatalf("%v is not given again", first.Address)
+	}
+	b.Restore("web-1", had)
+	if got := b.Of("web-1"); len(got) > 0 {
+		t.Errorf("restored to %v, which is another's", got)
+	}
+	b.Restore("new-1", nil)
+	if got := b.Leases("front"); len(got) != 2 {
+		t.Errorf("left: %v", got)
+	}
+}
