@@ -49,6 +49,12 @@ func (i *input) exited() {
 
 func (i *input) release() { i.exited() }
 
+func (i *input) waits() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.stream == nil
+}
+
 // closeLocked closes the pipe, which ends a write that waits.
 func (i *input) closeLocked() {
 	if !i.closed {

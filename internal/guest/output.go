@@ -32,6 +32,7 @@ type output struct {
 	ended    bool // the process has
 	released bool
 	carriers int
+	came     bool // a stream has
 }
 
 func newOutput(f *os.File, buffers *sync.Pool) *output {
@@ -43,7 +44,7 @@ func (o *output) attach(s *wire.Stream) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	old := o.stream
-	o.stream = s
+	o.stream, o.came = s, true
 	o.carriers++
 	if old != nil {
 		_ = old.Close()
@@ -57,6 +58,12 @@ func (o *output) exited() {
 	defer o.mu.Unlock()
 	o.ended = true
 	o.wakeLocked()
+}
+
+func (o *output) waits() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.came
 }
 
 func (o *output) release() {

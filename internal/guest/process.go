@@ -83,7 +83,7 @@ func (t *processes) release(id string) error {
 		return errs.New(errs.FailedPrecondition, "process %q has not ended", id)
 	}
 	delete(t.byID, id)
-	p.stdio.release()
+	p.stdio.retire()
 	return nil
 }
 

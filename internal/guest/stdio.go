@@ -5,6 +5,7 @@ package guest
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,13 @@ type end interface {
 	exited()
 	// release tells that no stream is to come any more.
 	release()
+}
+
+// processEnd is that of a process's pipe.
+type processEnd interface {
+	end
+	// waits reports whether no stream has come yet.
+	waits() bool
 }
 
 // streams brings together the host's streams and the pipes of processes, by
@@ -142,7 +150,7 @@ type stdio struct {
 	streams *streams
 	child   [3]*os.File // the process's ends, until started
 	tokens  []string
-	ends    []end
+	ends    []processEnd
 	// Of a process with a terminal.
 	terminal      *terminal // nil before its start
 	stdin, stdout string    // tokens
@@ -176,7 +184,7 @@ func (s *stdio) add(i int, token string) error {
 		return err
 	}
 	s.child[i] = theirs
-	var e end
+	var e processEnd
 	if i == 0 {
 		e = newInput(ours)
 	} else {
@@ -279,6 +287,17 @@ func (s *stdio) exited() {
 	for _, e := range s.ends {
 		e.exited()
 	}
+}
+
+// retire is release of a process that has ended. It may have before the streams that
+// the host has opened for it came: what they are owed waits as long as a stream
+// waits for its process.
+func (s *stdio) retire() {
+	if slices.ContainsFunc(s.ends, processEnd.waits) {
+		time.AfterFunc(unclaimedLimit, s.release)
+		return
+	}
+	s.release()
 }
 
 // release forgets the tokens. What an attached stream is still owed it gets.

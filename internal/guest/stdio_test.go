@@ -155,6 +155,32 @@ func TestOutputNobodyWillRead(t *testing.T) {
 	}
 }
 
+// A process may end, and be forgotten, before the streams that were opened for it
+// come: they get what it has written, and its end. They are not awaited for ever.
+func TestStreamsThatComeAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newStreamBench(t)
+		s := b.stdio("i", "o", "e")
+		_, _ = s.child[1].WriteString("last words")
+		s.closeChild()
+		s.exited()
+		s.retire()
+		out := b.dial("o")
+		if got, err := io.ReadAll(out); string(got) != "last words" || err != nil {
+			t.Errorf("%q %v", got, err)
+		}
+		_ = out.Close()
+		if _, err := b.dial("i").Read(make([]byte, 1)); err == nil {
+			t.Error("an input that nobody reads has something to say")
+		}
+		time.Sleep(unclaimedLimit)
+		synctest.Wait()
+		if n := len(b.s.ends); n != 0 {
+			t.Errorf("%d tokens are kept", n)
+		}
+	})
+}
+
 func TestOutputEndsWithItsProcess(t *testing.T) {
 	b := newStreamBench(t)
 	s := b.stdio("", "o", "")

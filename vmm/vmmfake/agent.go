@@ -321,7 +321,9 @@ func (a *agent) Release(_ context.Context, r agentproto.Release) (e agentproto.E
 		return e, errs.New(errs.FailedPrecondition, "process %s runs", r.ID)
 	}
 	delete(a.procs, r.ID)
-	a.streams.unbind(p.tokens)
+	if p.attached() { // otherwise a stream that is on its way is awaited
+		a.streams.unbind(p.tokens)
+	}
 	return e, nil
 }
 

@@ -42,6 +42,16 @@ type Process struct {
 	oom   bool
 }
 
+// attached reports whether every stream that has a token has come.
+func (p *Process) attached() bool {
+	for i, e := range []interface{ waits() bool }{p.in, p.outs[0], p.outs[1]} {
+		if p.tokens[i] != "" && e.waits() {
+			return false
+		}
+	}
+	return true
+}
+
 // Trap answers a channel that gets these signals from now on instead of their
 // ending the process. SIGKILL cannot be trapped. A signal that finds 16 waiting
 // is lost.

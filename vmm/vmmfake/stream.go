@@ -112,6 +112,12 @@ func (i *input) reader(token string) io.Reader {
 
 func (i *input) Read(b []byte) (int, error) { return i.p.read(b, nil) }
 
+func (i *input) waits() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.stream == nil
+}
+
 func (i *input) attach(s *wire.Stream) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -170,6 +176,12 @@ func (o *output) writer(token string) io.Writer {
 }
 
 func (o *output) exited() { o.p.end() }
+
+func (o *output) waits() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.stream == nil
+}
 
 func (o *output) attach(s *wire.Stream) {
 	o.mu.Lock()
