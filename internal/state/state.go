@@ -110,6 +110,13 @@ func (p Port) String() string {
 	return fmt.Sprintf("%s:%s->%d/%s", host, at, p.Target, p.Protocol)
 }
 
+// HostPort is ports of the host's loopback that a container reaches.
+type HostPort struct {
+	Low      uint16 `json:"low"`
+	High     uint16 `json:"high"`
+	Protocol string `json:"protocol"` // "tcp" or "udp"
+}
+
 // Relay is a unix socket on one side that stands for a server on the other.
 type Relay struct {
 	// Direction is "out_of": the server is in the container at Source, and

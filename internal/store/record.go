@@ -77,6 +77,8 @@ type Instance struct {
 	LogFiles   int           `json:"log_files,omitempty"` // 0: the usual
 	Writable   uint64        `json:"writable,omitempty"`  // bytes of its writable layer; 0: the usual
 	Seccomp    *Seccomp      `json:"seccomp,omitempty"`   // nil: the usual profile
+
+	HostPorts []state.HostPort `json:"host_ports,omitempty"` // what it reaches of the host
 }
 
 // Seccomp is what holds for system calls of an instance: nothing, or the profile
