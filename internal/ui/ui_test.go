@@ -305,11 +305,23 @@ func TestLogs(t *testing.T) {
 	l := c.ui("plain", true, true).Logs(LogOptions{JSON: true})
 	l.Write(entry("web-1", "a\x1b\u009b", false))
 	l.Write(entry("web-1", "\xff", true))
+	missing := entry("web-1", "", false)
+	missing.Lost = 12
+	l.Write(missing)
 	l.Close()
 	expect(t, c.out.String(), `
 {"name":"web-1","time":"2026-03-01T12:00:00.000000005Z","stream":"stdout","boot":1,"line":"a\u001b\u009b"}
 {"name":"web-1","time":"2026-03-01T12:00:00.000000005Z","stream":"stdout","boot":1,"bytes":"/w==","partial":true}
+{"name":"web-1","time":"2026-03-01T12:00:00.000000005Z","stream":"stdout","boot":1,"lost":12}
 `)
+	var piped terminal
+	l = piped.ui("plain", false, false).Logs(LogOptions{NoPrefix: true})
+	l.Write(entry("web-1", "a", false))
+	l.Write(missing)
+	l.Write(entry("web-1", "b", false))
+	l.Close()
+	expect(t, piped.out.String(), "a\nb\n")
+	expect(t, piped.err.String(), "warning: log of web-1: 12 bytes of stdout are missing here: they could not be written to the log\n")
 }
 
 func TestWords(t *testing.T) {
