@@ -30,6 +30,7 @@ type Instance struct {
 
 	State  lifecycle.State `json:"state"`
 	Health string          `json:"health,omitempty"` // "", "starting", "healthy", "unhealthy"
+	Stall  string          `json:"stall,omitempty"`  // why its machine stands still though nobody paused it: "host disk full: PATH"
 	Cause  string          `json:"cause,omitempty"`  // why it is Stopped or Errored, in the user's words
 	Exit   *Exit           `json:"exit,omitempty"`   // set once the process ended
 

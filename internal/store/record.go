@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -192,6 +194,7 @@ type State struct {
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`
 	Health   string          `json:"health,omitempty"`
+	Stall    string          `json:"stall,omitempty"`    // why its machine stands still; "": it does not
 	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
 	Boots    int             `json:"boots"`
 	PID      int             `json:"pid"`             // of the shim; for people
@@ -241,7 +244,12 @@ func (h Home) ReadInstance(stack, name string) (i Instance, err error) {
 // WriteState records what an instance is.
 func (h Home) WriteState(stack, name string, s State) error {
 	s.Version = Version
-	return writeJSON(filepath.Join(h.Instance(stack, name), "state.json"), s)
+	path := filepath.Join(h.Instance(stack, name), "state.json")
+	err := writeJSON(path, s)
+	if errors.Is(err, syscall.ENOSPC) && overwriteJSON(path, s) == nil {
+		return nil
+	}
+	return err
 }
 
 // ReadState reads it. Where there is none the instance never had a shim: it is

@@ -333,6 +333,7 @@ func TestWords(t *testing.T) {
 		{state.Instance{State: lifecycle.Initialized, Created: now.Add(-48 * time.Hour)}, "created", "2 days ago"},
 		{state.Instance{State: lifecycle.Booting}, "starting", ""},
 		{state.Instance{State: lifecycle.Started, Health: "healthy", Started: now.Add(-3*time.Minute - 59*time.Second)}, "running (healthy)", "Up 3 minutes"},
+		{state.Instance{State: lifecycle.Started, Health: "healthy", Stall: "host disk full: /x", Started: now.Add(-time.Hour)}, "stalled (host disk full: /x)", "Up 1 hour"},
 		{state.Instance{State: lifecycle.Started, Started: now.Add(time.Second)}, "running", "Up less than a second"},
 		{state.Instance{State: lifecycle.Paused, Started: now.Add(-time.Hour)}, "paused", "Up 1 hour"},
 		{state.Instance{State: lifecycle.Stopped, Exit: &state.Exit{At: now.Add(-time.Second)}}, "exited (0)", "1 second ago"},

@@ -21,6 +21,9 @@ func State(i state.Instance) string {
 	case lifecycle.Booting, lifecycle.Created:
 		return "starting"
 	case lifecycle.Started:
+		if i.Stall != "" {
+			return "stalled (" + visible(i.Stall) + ")"
+		}
 		if i.Health != "" {
 			return "running (" + visible(i.Health) + ")"
 		}
