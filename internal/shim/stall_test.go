@@ -246,6 +246,26 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// A journal that cannot be written is no failure of what it would tell.
+func TestJournalThatCannotBeWritten(t *testing.T) {
+	r := newRig(t, vmmfake.Options{}, "sleep", "infinity")
+	c, _, _ := r.started()
+	entries := r.launch.Home.Journal("shop")
+	if err := os.Remove(entries); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(entries, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Stop(t.Context(), grace(0)); err != nil {
+		t.Error(err)
+	}
+	r.end()
+	if rec := r.record(); rec.State != lifecycle.Stopped || len(rec.Notes) != 1 || !strings.Contains(rec.Notes[0], "not in the journal") {
+		t.Errorf("on record is %+v", rec)
+	}
+}
+
 // An end that cannot be recorded is told to whoever asked for it.
 func TestEndThatCannotBeRecorded(t *testing.T) {
 	r := newRig(t, vmmfake.Options{}, "sleep", "infinity")

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -52,7 +51,10 @@ func (s *shim) saveLater() {
 
 // saveAgain writes what is left to write. The loop's.
 func (s *shim) saveAgain() {
-	s.unsaved.timer = nil
+	if s.unsaved.timer != nil {
+		s.unsaved.timer.Stop()
+		s.unsaved.timer = nil
+	}
 	if s.unsaved.state != nil {
 		s.save()
 	}
@@ -77,21 +79,20 @@ func (s *shim) saveJournal() {
 	}
 }
 
-// saveLast is the last try; the error says what was not written. The loop's.
+// saveLast is the last try. What the journal lacks the record says: nothing is
+// decided by it. The error says why there is no record of the end. The loop's.
 func (s *shim) saveLast() error {
-	if s.unsaved.timer != nil {
-		s.unsaved.timer.Stop()
-	}
 	s.saveAgain()
+	if n := len(s.unsaved.entries) + s.unsaved.dropped; n > 0 {
+		s.st.Notes = append(s.st.Notes, fmt.Sprintf("%d entries are not in the journal: it could not be written", n))
+		s.save()
+		s.tell("")
+	}
 	if s.unsaved.timer != nil {
 		s.unsaved.timer.Stop()
 	}
-	var all []error
 	if err := s.unsaved.state; err != nil {
-		all = append(all, fmt.Errorf("write the record: %w", err))
+		return fmt.Errorf("write the record: %w", err)
 	}
-	if n := len(s.unsaved.entries) + s.unsaved.dropped; n > 0 {
-		all = append(all, fmt.Errorf("%d entries are not in the journal: the file cannot be written", n))
-	}
-	return errors.Join(all...)
+	return nil
 }
