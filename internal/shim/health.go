@@ -57,14 +57,14 @@ func (s *shim) checkHealth(m vmm.Machine, agent *agentproto.Client, h store.Heal
 			return
 		case <-time.After(d):
 		}
-		if full, _ := s.stall.get(); full != nil {
+		if _, full := s.stall.get(); full != nil {
 			continue // it says nothing of the container's health
 		}
 		said, err := s.check(m, agent, h)
 		if s.ctx.Err() != nil || agent.Err() != nil {
 			return
 		}
-		if full, _ := s.stall.get(); full != nil && err != nil {
+		if _, full := s.stall.get(); full != nil && err != nil {
 			continue
 		}
 		switch {

@@ -26,6 +26,7 @@ const (
 	mostPause    = 30 * time.Second       // between two tries; then it is tried whatever room there is
 	leastRoom    = 4 << 20                // bytes that are room
 	proceedLimit = 500 * time.Millisecond // without a stall: then it goes on
+	bootTries    = 3                      // of one that is to boot
 )
 
 // stalls is where calls that need the machine hear that it stands still.
@@ -48,19 +49,19 @@ func (s *stalls) set(cause error) {
 
 // get returns why the machine stands still, and a channel that is closed when it
 // next begins to.
-func (s *stalls) get() (error, <-chan struct{}) {
+func (s *stalls) get() (begins <-chan struct{}, cause error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.begins == nil {
 		s.begins = make(chan struct{})
 	}
-	return s.cause, s.begins
+	return s.begins, s.cause
 }
 
 // context returns ctx that ends, with the cause, when the machine stands still.
 func (s *stalls) context(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	cause, begins := s.get()
+	begins, cause := s.get()
 	if cause != nil {
 		cancel(cause)
 		return ctx, func() {}
@@ -70,7 +71,7 @@ func (s *stalls) context(ctx context.Context) (context.Context, func()) {
 		defer close(watched)
 		select {
 		case <-begins:
-			cause, _ := s.get()
+			_, cause := s.get()
 			cancel(cause)
 		case <-ctx.Done():
 		}
@@ -86,7 +87,9 @@ func stallError(path string) error {
 	return errs.New(errs.ResourceExhausted, "the machine stands still: %s; it goes on by itself when there is room", stallWords(path))
 }
 
-// failOnStall returns ctx that ends when m stands still; settled ends the watch.
+// failOnStall returns ctx that ends when m stands still; settled ends the watch. A
+// machine of the pool may have stood still since there was no room once: where
+// there is some now it is let go on, a few times.
 func failOnStall(ctx context.Context, m vmm.Machine) (_ context.Context, settled func()) {
 	st, ok := vmm.As[vmm.Staller](m)
 	if !ok {
@@ -96,8 +99,17 @@ func failOnStall(ctx context.Context, m vmm.Machine) (_ context.Context, settled
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		for ctx.Err() == nil {
+		for tries := 0; ctx.Err() == nil; {
 			path, changed := st.Stalled()
+			if path != "" && tries < bootTries && roomFor(path) {
+				tries++
+				pctx, done := limit(ctx, callLimit, "let the machine go on")
+				err := st.Proceed(pctx)
+				done()
+				if err == nil {
+					continue
+				}
+			}
 			if path != "" {
 				cancel(errs.WithHint(errs.New(errs.ResourceExhausted, "%s", stallWords(path)), "make room there, and start it again"))
 				return

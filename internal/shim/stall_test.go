@@ -209,6 +209,20 @@ func TestStallDuringABoot(t *testing.T) {
 	}
 }
 
+// A machine that stood still for want of room which there is again boots.
+func TestBootOfAMachineThatWasStalled(t *testing.T) {
+	var r *rig
+	r = newRig(t, vmmfake.Options{Ready: func(_ context.Context, m *vmmfake.Machine) error {
+		m.Fill(r.launch.Home.Writable("shop", "web-1"))
+		m.Free()
+		return nil
+	}}, "sleep", "infinity")
+	c, _, _ := r.started()
+	if st, err := c.Status(t.Context()); err != nil || st.Stall != "" {
+		t.Errorf("status is %+v, %v", st, err)
+	}
+}
+
 // Where the record and the journal cannot be written, the shim answers what is
 // true, and they follow.
 func TestRecordThatCannotBeWritten(t *testing.T) {
@@ -241,8 +255,11 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 	if rec := r.record(); rec.State != lifecycle.Stopped {
 		t.Errorf("on record is %+v", rec)
 	}
-	if got := r.actions(); len(got) != 3 || got[0] != "stall host disk full: /full/disk" {
-		t.Errorf("in the journal is %q", got)
+	got := r.actions()
+	for _, want := range []string{"stall host disk full: /full/disk", "stop"} {
+		if !slices.Contains(got, want) {
+			t.Errorf("in the journal is %q, not %q", got, want)
+		}
 	}
 }
 
