@@ -65,7 +65,7 @@ func fill(t *testing.T, dir string) {
 // speaks goes on, and its log says what it lost; both go on by themselves when
 // there is room, and a stop does not wait for that.
 func TestHostDiskFull(t *testing.T) {
-	home, grow := smallHome(t, "40m")
+	home, grow := smallHome(t, "24m")
 	s := scenario(t, fmt.Sprintf(`
 defaults: {image: busybox, cpus: 1, memory: 64MiB, interfaces: []}
 containers:
@@ -84,7 +84,7 @@ containers:
 		}
 		return r
 	}
-	s.must("exec", "-d", "web", "sh", "-c", "yes | head -c 67108864 >/big && sync && touch /done && sync")
+	s.must("exec", "-d", "web", "sh", "-c", "yes | head -c 33554432 >/big && sync && touch /done && sync")
 	s.eventually("web stands still, and ps says so", stalled)
 	contains(t, "ps", s.must("ps").out, "stalled (host disk full: ")
 	for _, args := range [][]string{{"exec", "web", "true"}, {"stats", "--no-stream", "web"}, {"top", "web"}, {"cp", "web-1:/etc/hosts", t.TempDir()}} {
@@ -108,14 +108,14 @@ containers:
 		t.Errorf("what writes nothing to its disk stands still: %+v", got)
 	}
 
-	grow("400m")
+	grow("200m")
 	s.eventually("web goes on by itself", func() bool { return s.instances()["web-1"].Stall == "" })
 	s.eventually("it has written all", func() bool { return s.vz("exec", "web", "sh", "-c", "test -e /done && sync").code == 0 })
 	s.eventually("the log goes on, and says what it lost", func() bool { return ticks(t, s) })
 	contains(t, "events", s.must("events", "--since", "1h", "--until", "0s").out, "stall web-1 (cause=host disk full: "+path+")", "unstall web-1")
 
 	fill(t, home)
-	s.must("exec", "-d", "web", "sh", "-c", "yes | head -c 67108864 >/more; sync")
+	s.must("exec", "-d", "web", "sh", "-c", "yes | head -c 33554432 >/more; sync")
 	s.eventually("web stands still again", stalled)
 	if r := atOnce("stop", "-t", "60", "web"); r.code != 0 {
 		t.Errorf("%s", r)
