@@ -160,6 +160,9 @@ func (u *up) converge(o *state.Instance, ch *change) {
 func (u *up) revive(o *state.Instance, ch *change) {
 	switch {
 	case o.State == lifecycle.Started:
+		if o.Stall != "" {
+			u.warn("%s stands still: %s; it goes on by itself when there is room", o.Name, o.Stall)
+		}
 		ch.healthy = o.Health == "healthy"
 		return
 	case completed(o, ch.spec):

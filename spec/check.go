@@ -166,6 +166,7 @@ func (c *checker) check(o Options) {
 	c.origins("configs", c.file.configs)
 	c.hostSockets(containers)
 	c.networks(containers)
+	c.published(containers)
 	c.hostPorts(containers)
 	c.volumes(containers)
 	c.binds(containers)

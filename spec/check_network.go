@@ -221,8 +221,8 @@ func (c *checker) overlaps() {
 	}
 }
 
-// hostPorts: no two ports of the host are the same.
-func (c *checker) hostPorts(containers *node) {
+// published: no two ports of the host are the same.
+func (c *checker) published(containers *node) {
 	type use struct {
 		port      Port
 		container string
@@ -249,6 +249,30 @@ func (c *checker) hostPorts(containers *node) {
 				continue
 			}
 			all = append(all, use{p, e.key.text, where.line})
+		}
+	}
+}
+
+// resolverPort is the port of a gateway at which the stack's resolver answers.
+const resolverPort = 53
+
+// hostPorts: there is a way to the ports of the host that a container asks for.
+func (c *checker) hostPorts(containers *node) {
+	for _, e := range containers.entries {
+		d, ok := c.file.containers[e.key.text]
+		n := e.value.child("host_ports")
+		if !ok || n == nil || len(d.HostPorts) == 0 || !c.w.spend(n, n) {
+			continue
+		}
+		at := c.at(e.key.text).key("host_ports")
+		if !slices.ContainsFunc(d.Interfaces, func(f Interface) bool { return !c.file.networks[f.Network].Internal }) {
+			c.w.error(n, at, "put it on a network that is not internal", "%q is on no network with a way to the host", e.key.text)
+			continue
+		}
+		for i, text := range d.HostPorts {
+			if p, err := ParseHostPort(text); err == nil && p.Low <= resolverPort && resolverPort <= p.High {
+				c.w.error(itemNode(n, i), at, "have the server of the host listen on another port", "port %d is that of the stack's resolver", resolverPort)
+			}
 		}
 	}
 }

@@ -8,16 +8,17 @@ import (
 	"github.com/vzcompose/vzcompose/internal/diag"
 )
 
-// use is one mount of a volume.
+// use is one mount of a disk.
 type use struct {
 	container string
+	what      string // `volume "data"`
 	mount     *node
 	at        *trail
 	readOnly  bool
 }
 
 // volumes checks that volumes are declared and that no two instances write to
-// the same disk.
+// the same disk, be it a volume or one of the host's.
 func (c *checker) volumes(containers *node) {
 	uses := map[string][]use{}
 	for _, e := range containers.entries {
@@ -30,21 +31,26 @@ func (c *checker) volumes(containers *node) {
 		read, _ := byDestination(c.file.containers[name].Mounts)
 		for i, m := range longMounts(c.w, n, at).items {
 			mount, ok := read[destinationOf(c.w, m, at.item(i))]
-			if !ok || mount.Type != "volume" {
+			if !ok || mount.Type != "volume" && mount.Type != "block" {
 				continue
 			}
-			if c.root.child("volumes").entry(mount.Source) == nil {
+			if mount.Type == "volume" && c.root.child("volumes").entry(mount.Source) == nil {
 				c.undeclared(m, at.item(i), mount.Source)
 				continue
 			}
 			if !c.active[name] {
 				continue
 			}
-			uses[mount.Source] = append(uses[mount.Source], use{name, m, at.item(i), mount.ReadOnly()})
+			what := "volume " + quote(mount.Source)
+			if mount.Type == "block" {
+				what = "disk " + quote(m.child("source").text)
+			}
+			disk := mount.Type + " " + mount.Source
+			uses[disk] = append(uses[disk], use{name, what, m, at.item(i), mount.ReadOnly()})
 		}
 	}
-	for _, name := range sortedKeys(uses) {
-		c.shared(name, uses[name])
+	for _, disk := range sortedKeys(uses) {
+		c.shared(uses[disk])
 	}
 }
 
@@ -59,9 +65,9 @@ func (c *checker) undeclared(mount *node, at *trail, volume string) {
 	c.w.error(mount.child("source"), at, hint, "no volume %s", quote(volume))
 }
 
-// shared refuses a volume that several instances have while one may write to it.
-func (c *checker) shared(volume string, uses []use) {
-	const why = "a volume is a disk and belongs to one machine at a time, unless all mount it with ro"
+// shared refuses a disk that several instances have while one may write to it.
+func (c *checker) shared(uses []use) {
+	const why = "a disk belongs to one machine at a time, unless all mount it with ro"
 	writable := false
 	for _, u := range uses {
 		writable = writable || !u.readOnly
@@ -72,11 +78,11 @@ func (c *checker) shared(volume string, uses []use) {
 	first := uses[0]
 	for _, u := range uses {
 		if replicas := c.file.containers[u.container].Replicas; replicas > 1 {
-			c.w.error(u.mount.child("source"), u.at, why, "volume %q would be in %d instances of %q", volume, replicas, u.container)
+			c.w.error(u.mount.child("source"), u.at, why, "%s would be in %d instances of %q", u.what, replicas, u.container)
 		}
 		if u.container != first.container {
-			c.w.error(u.mount.child("source"), u.at, why, "volume %q is already in container %q (line %d)",
-				volume, first.container, first.mount.child("source").line)
+			c.w.error(u.mount.child("source"), u.at, why, "%s is already in container %q (line %d)",
+				u.what, first.container, first.mount.child("source").line)
 		}
 	}
 }

@@ -34,8 +34,10 @@ func reachKeys() []field[declared] {
 			func(c *declared) *[]Interface { return &c.networks }),
 		key("ports", "Ports of the host that lead to the container: [[address:]port:]port[/protocol].", ports(),
 			func(c *declared) *[]Port { return &c.Ports }),
-		key("expose", "Ports at which it is reached by others; for people.", expose(),
+		key("expose", "Ports at which it is reached by others; for people.", portNumbers("the container"),
 			func(c *declared) *[]string { return &c.Expose }),
+		key("host_ports", "Ports of the host's loopback that it reaches, as host.vzcompose.internal. Default: none.", portNumbers("the host"),
+			func(c *declared) *[]string { return &c.HostPorts }),
 	}
 }
 
@@ -370,12 +372,14 @@ func portRange(s string) (low, high uint16, err error) {
 	return uint16(a), uint16(b), nil
 }
 
-func expose() kind[[]string] {
+// portNumbers is a list of ports and ranges of them, each with its protocol
+// unless that is TCP.
+func portNumbers(of string) kind[[]string] {
 	return list(text(nil, func(s string) (string, error) {
 		ports, protocol, said := strings.Cut(s, "/")
 		low, high, err := portRange(ports)
 		if err != nil || said && protocol != "tcp" && protocol != "udp" {
-			return "", wrong{quote(s) + " is not a port of the container", `write "80", "3000-3005" or "53/udp"`}
+			return "", wrong{quote(s) + " is not a port of " + of, `write "80", "3000-3005" or "53/udp"`}
 		}
 		if low == high {
 			ports = strconv.Itoa(int(low))
@@ -385,4 +389,20 @@ func expose() kind[[]string] {
 		}
 		return ports, nil
 	}))
+}
+
+// HostPort is ports of the host's loopback, from Low to High.
+type HostPort struct {
+	Low, High uint16
+	Protocol  string // "tcp" or "udp"
+}
+
+// ParseHostPort reads one of Container.HostPorts.
+func ParseHostPort(s string) (HostPort, error) {
+	ports, protocol, said := strings.Cut(s, "/")
+	if !said {
+		protocol = "tcp"
+	}
+	low, high, err := portRange(ports)
+	return HostPort{Low: low, High: high, Protocol: protocol}, err
 }

@@ -85,6 +85,9 @@ type Container struct {
 	Interfaces []Interface `json:"interfaces,omitzero"`
 	Ports      []Port      `json:"ports,omitempty"`
 	Expose     []string    `json:"expose,omitempty"` // "80", "3000-3005", "53/udp"; for people
+	// HostPorts are ports of the host's loopback that the container reaches, in
+	// the form of Expose. Nothing else of the host can be reached.
+	HostPorts []string `json:"host_ports,omitempty"`
 
 	HealthCheck *HealthCheck `json:"healthcheck,omitempty"`
 	Hooks       *Hooks       `json:"hooks,omitempty"`

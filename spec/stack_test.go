@@ -160,7 +160,7 @@ func TestDiffSeesEveryField(t *testing.T) {
 		"Secrets": []Given{{Source: "s", Target: "/run/secrets/s"}}, "Configs": []Given{{Source: "c", Target: "/c"}},
 		"Hosts": map[string][]string{"10.0.0.1": {"a"}}, "DNS": &DNS{Domain: "x"}, "HealthCheck": &HealthCheck{Test: []string{"CMD", "true"}},
 		"Hooks": &Hooks{PreStop: []Hook{{Command: []string{"true"}}}}, "Logging": &Logging{MaxFiles: 2},
-		"Interfaces": []Interface{}, "Ports": []Port{{Target: 1}}, "Expose": []string{"80"},
+		"Interfaces": []Interface{}, "Ports": []Port{{Target: 1}}, "Expose": []string{"80"}, "HostPorts": []string{"80"},
 		"Devices": []string{"/dev/fuse"}, "Kernel": &Kernel{Path: "/k", Cmdline: []string{"quiet"}},
 	}
 	typ := reflect.TypeFor[Container]()

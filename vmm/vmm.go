@@ -109,6 +109,19 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// Staller is the optional ability of a machine to be stopped where the host has
+// no room for what it writes to a disk. Nothing is lost: the guest is told
+// nothing, and the write is tried again when the machine goes on.
+type Staller interface {
+	// Stalled returns the path of the disk for which there is no room, "" while
+	// the machine is not stopped for that, and a channel that is closed at the next
+	// change.
+	Stalled() (path string, changed <-chan struct{})
+	// Proceed lets the machine go on. Where there is still no room it is stopped
+	// again. Processors that Pause holds go on too.
+	Proceed(ctx context.Context) error
+}
+
 // Disk is a raw disk image.
 type Disk struct {
 	// ID is the serial number by which the guest knows it: 1 to 20 of

@@ -49,7 +49,9 @@ func dieAt(text string) event.Sink {
 //
 //   - until FILE: waits for HOME/fake/FILE and exits with the number in it;
 //   - serve: prints "ready", and after SIGTERM "bye", and exits with 0;
-//   - print TEXT FILE: prints TEXT, then does what until does.
+//   - print TEXT FILE: prints TEXT, then does what until does;
+//   - fill FILE ROOM: once there is HOME/fake/FILE, it writes to a host disk that is
+//     full, until there is HOME/fake/ROOM.
 func newFake(func(string) (string, bool), DriverOptions) (vmm.Driver, error) {
 	return vmmfake.New(vmmfake.Options{
 		Boot: func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
@@ -57,7 +59,7 @@ func newFake(func(string) (string, bool), DriverOptions) (vmm.Driver, error) {
 			cfg := m.Config()
 			return atPoint(ctx, &cfg, "ready")
 		},
-		Programs: map[string]vmmfake.Program{"until": until, "serve": serve, "print": func(ctx context.Context, p *vmmfake.Process) int {
+		Programs: map[string]vmmfake.Program{"until": until, "serve": serve, "fill": fillDisk, "print": func(ctx context.Context, p *vmmfake.Process) int {
 			fmt.Fprintln(p.Stdout, p.Args[1])
 			p.Args = p.Args[1:]
 			return until(ctx, p)
@@ -106,6 +108,22 @@ func until(ctx context.Context, p *vmmfake.Process) int {
 		return err == nil
 	})
 	return code
+}
+
+func fillDisk(ctx context.Context, p *vmmfake.Process) int {
+	cfg := p.Machine.Config()
+	dir, _ := fakeDir(&cfg)
+	is := func(name string) func() bool {
+		return func() bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	}
+	if poll(ctx, is(p.Args[1])) == nil {
+		p.Machine.Fill("/full/disk")
+		if poll(ctx, is(p.Args[2])) == nil {
+			p.Machine.Free()
+			<-ctx.Done()
+		}
+	}
+	return 0
 }
 
 func serve(ctx context.Context, p *vmmfake.Process) int {

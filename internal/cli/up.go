@@ -214,7 +214,7 @@ func (a *app) convergeLocked(c *cli.Context, w *work, stop *interrupt, dry bool,
 		a.view.Plan(plan, world)
 		return executor.Report{}, plan, nil
 	}
-	if err := w.CheckPorts(stop.kill, plan, world); err != nil {
+	if err := w.Check(stop.kill, plan, world); err != nil {
 		return executor.Report{}, plan, err
 	}
 	report, err := a.execute(c, w, stop, plan)

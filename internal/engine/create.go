@@ -177,21 +177,24 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 			ids[shareKey(m)] = h.ID
 			rec.Shares = append(rec.Shares, h)
 		}
-		if m.Type == "block" && ids[m.Source] == "" {
-			ids[m.Source] = diskID(len(rec.Volumes))
-			rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: m.Source, ReadOnly: m.ReadOnly(), Type: "auto"})
-		}
-		if m.Type != "volume" {
+		var d store.Disk
+		switch m.Type {
+		case "block": // its source is absolute, and no volume's name
+			d = store.Disk{Path: m.Source, ReadOnly: m.ReadOnly(), Type: "auto"}
+		case "volume":
+			d = store.Disk{Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)}
+		default:
 			continue
 		}
 		if id := ids[m.Source]; id != "" { // mounted twice: the disk is what the freer mount wants
 			i := slices.IndexFunc(rec.Volumes, func(d store.Disk) bool { return d.ID == id })
-			rec.Volumes[i].ReadOnly = rec.Volumes[i].ReadOnly && m.ReadOnly()
-			rec.Volumes[i].CopyUp = first(rec.Volumes[i].CopyUp, copyUp(m))
+			rec.Volumes[i].ReadOnly = rec.Volumes[i].ReadOnly && d.ReadOnly
+			rec.Volumes[i].CopyUp = first(rec.Volumes[i].CopyUp, d.CopyUp)
 			continue
 		}
-		ids[m.Source] = diskID(len(rec.Volumes))
-		rec.Volumes = append(rec.Volumes, store.Disk{ID: ids[m.Source], Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)})
+		d.ID = diskID(len(rec.Volumes))
+		ids[m.Source] = d.ID
+		rec.Volumes = append(rec.Volumes, d)
 	}
 	var given []specs.Mount
 	if rec.Interfaces, err = on(); err != nil {

@@ -29,6 +29,13 @@ func transcribe(rec *store.Instance, c spec.Container) {
 	for _, p := range c.Ports {
 		rec.Ports = append(rec.Ports, state.Port{Target: p.Target, Published: p.Published, HostIP: p.HostIP, Protocol: p.Protocol})
 	}
+	for _, text := range c.HostPorts {
+		p, err := spec.ParseHostPort(text)
+		if err != nil { // spec has checked it
+			continue
+		}
+		rec.HostPorts = append(rec.HostPorts, state.HostPort(p))
+	}
 	if h := c.HealthCheck; h != nil {
 		rec.Health = &store.Health{Args: checkCommand(h.Test), Interval: h.Interval, Timeout: h.Timeout,
 			StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}

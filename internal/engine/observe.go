@@ -154,6 +154,7 @@ func (s *Stack) askShim(ctx context.Context, i *state.Instance) {
 		return
 	}
 	i.State, i.Cause, i.Exit, i.Health, i.Restarts = st.State, st.Cause, st.Exit, st.Health, st.Restarts
+	i.Stall = st.Stall
 	i.Started, i.Finished, i.Boots, i.PID, i.Ports = st.Started, st.Finished, st.Boots, st.PID, st.Ports
 }
 

@@ -15,10 +15,16 @@ import (
 	"github.com/vzcompose/vzcompose/spec"
 )
 
-// CheckPorts finds the ports of the host that a plan would open and that somebody
-// has, before anything is done. The error names both sides of each. Whether a
-// range has a free one, the start tells.
-func (s *Stack) CheckPorts(ctx context.Context, plan *planner.Plan, world state.World) error {
+// Check finds what a plan would take of the host and that somebody has, before
+// anything is done.
+func (s *Stack) Check(ctx context.Context, plan *planner.Plan, world state.World) error {
+	return errors.Join(s.checkPorts(ctx, plan, world), s.checkDisks(plan))
+}
+
+// checkPorts finds the ports of the host that a plan would open and that somebody
+// has. The error names both sides of each. Whether a range has a free one, the
+// start tells.
+func (s *Stack) checkPorts(ctx context.Context, plan *planner.Plan, world state.World) error {
 	var freed []state.Port
 	for _, step := range plan.Steps {
 		if op, ok := step.Op.(planner.Stop); ok {

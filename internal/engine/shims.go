@@ -374,7 +374,7 @@ func (s *Stack) awaitHealth(ctx context.Context, name string, report func(event.
 	switch {
 	case err != nil:
 		return err
-	case st.State == lifecycle.Started && st.Health == "":
+	case st.State == lifecycle.Started && st.Health == "" && st.Stall == "":
 		return errs.New(errs.FailedPrecondition, "it has no health check")
 	case st.Exit != nil && st.State == lifecycle.Stopped:
 		return errs.New(errs.FailedPrecondition, "%s before it was healthy", ExitWords(st.Exit))
@@ -392,7 +392,7 @@ func (s *Stack) awaitUp(ctx context.Context, name string, report func(event.Prog
 		} else if st.Health != "" {
 			report(event.Progress{Phase: "waiting: its health is " + st.Health})
 		}
-		return st.State == lifecycle.Paused ||
+		return st.State == lifecycle.Paused || st.State == lifecycle.Started && st.Stall != "" ||
 			st.State == lifecycle.Started && (st.Health == "" || st.Health == "healthy" || st.Health == "unhealthy")
 	})
 }
@@ -401,6 +401,8 @@ func (s *Stack) awaitUp(ctx context.Context, name string, report func(event.Prog
 // check; nil where it is or does. With ends, an exit with 0 is as good.
 func NotUp(st shimproto.Status, ends bool) error {
 	switch {
+	case st.Stall != "" && st.State == lifecycle.Started:
+		return errs.New(errs.ResourceExhausted, "its machine stands still: %s", st.Stall)
 	case ends && st.State == lifecycle.Stopped && st.Exit != nil && st.Exit.Code == 0:
 		return nil
 	case st.Health == "unhealthy" && st.State == lifecycle.Started:

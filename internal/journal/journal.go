@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -54,18 +55,29 @@ func Append(path string, e Entry) error {
 	if err := turn(path); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the journal: %w", err)
 	}
-	n, err := f.Write(line)
-	if err != nil && n > 0 {
-		_, _ = f.WriteString("\n") // so that the next one has a line of its own
+	if isTorn(f) { // a disk that was full took a part of the last entry
+		line = append([]byte("\n"), line...)
 	}
+	_, err = f.Write(line)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	return nil
+}
+
+// isTorn reports whether the file ends within a line.
+func isTorn(f *os.File) bool {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || end == 0 {
+		return false
+	}
+	var last [1]byte
+	_, err = f.ReadAt(last[:], end-1)
+	return err == nil && last[0] != '\n'
 }
 
 // encode makes a line, within its bound: a text that is too long is cut.

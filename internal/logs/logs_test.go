@@ -65,6 +65,9 @@ func write(t testing.TB, w io.Writer, texts ...string) {
 // line shows a record in one word: "stdout/1:text", with "…" where partial.
 func line(r Record) string {
 	mark := ""
+	if r.Lost > 0 {
+		mark = fmt.Sprintf("lost %d", r.Lost)
+	}
 	if r.Partial {
 		mark = "…"
 	}
@@ -417,25 +420,98 @@ func TestReadersLeaveNothing(t *testing.T) {
 	}
 }
 
-func TestWhatAFullDiskRefusedMayBeTriedAgain(t *testing.T) {
-	dir := t.TempDir()
-	w := openWriter(t, dir, Options{})
-	s := w.Stream("stdout", 1)
-	write(t, s, "one\nbeg")
+// fullDisk has the writer's file refuse everything until room is called.
+func fullDisk(t *testing.T, w *Writer) (room func()) {
+	t.Helper()
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
 		t.Skip("no /dev/full here")
 	}
-	defer full.Close()
+	t.Cleanup(func() { full.Close() })
 	good := w.f
 	w.f = full
-	if n, err := s.Write([]byte("in\nmore")); n != 0 || !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("got %d, %v", n, err)
-	}
-	w.f = good
+	return func() { w.f = good }
+}
+
+// A disk that is full for a while costs what was written meanwhile, and the log
+// says how much: the stream goes on.
+func TestALogGoesOnAfterTheDiskWasFull(t *testing.T) {
+	dir := t.TempDir()
+	losses := 0
+	w := openWriter(t, dir, Options{OnLoss: func() { losses++ }})
+	s, other := w.Stream("stdout", 1), w.Stream("stderr", 1)
+	write(t, s, "one\nbeg")
+	room := fullDisk(t, w)
 	write(t, s, "in\nmore")
+	write(t, s, "and more\n")
+	if err := w.Settle(); !errors.Is(err, syscall.ENOSPC) || losses != 2 {
+		t.Errorf("settled without room: %v, %d losses", err, losses)
+	}
+	room()
+	write(t, other, "beside\n")
+	write(t, s, "two\nthr")
+	room = fullDisk(t, w)
+	write(t, other, "gone\n")
+	room()
+	if err := w.Settle(); err != nil {
+		t.Error(err)
+	}
+	write(t, s, "ee\n")
 	s.Close()
-	expect(t, drain(t, openReader(t, dir, ReadOptions{Tail: All})), "stdout/1:one", "stdout/1:begin", "stdout/1:more…")
+	other.Close()
+	expect(t, drain(t, openReader(t, dir, ReadOptions{Tail: All})),
+		"stdout/1:one", "stderr/1:beside", "stdout/1:lost 19", "stdout/1:two", "stderr/1:lost 5", "stdout/1:three")
+}
+
+func TestALogThatEndsOnAFullDiskSaysWhatIsLost(t *testing.T) {
+	dir := t.TempDir()
+	w := openWriter(t, dir, Options{})
+	s := w.Stream("stdout", 1)
+	write(t, s, "beg")
+	room := fullDisk(t, w)
+	write(t, s, "in\nre")
+	if err := s.Close(); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "8 bytes of stdout are lost") {
+		t.Errorf("got %v", err)
+	}
+	room()
+	if err := w.Settle(); err != nil { // there is room after all
+		t.Error(err)
+	}
+	expect(t, drain(t, openReader(t, dir, ReadOptions{Tail: All})), "stdout/1:lost 8")
+}
+
+// A part of a record that cannot be cut off costs that record only.
+func TestATornRecordIsCutOffFromTheNext(t *testing.T) {
+	dir := t.TempDir()
+	w := openWriter(t, dir, Options{})
+	s := w.Stream("stdout", 1)
+	write(t, s, "one\n")
+	if _, err := w.f.WriteString(`{"t":"2026`); err != nil {
+		t.Fatal(err)
+	}
+	w.torn = true
+	write(t, s, "two\n")
+	room := fullDisk(t, w)
+	write(t, s, "gone\n")
+	room()
+	write(t, s, "three\n")
+	s.Close()
+	r := openReader(t, dir, ReadOptions{Tail: All})
+	var got []string
+	for {
+		rec, err := r.Next(t.Context())
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			got = append(got, "damaged")
+			continue
+		}
+		got = append(got, string(rec.Text))
+	}
+	if want := []string{"one", "damaged", "two", "", "three"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
 }
 
 // TestAHundredMegabytesArriveToTheByte writes two streams at once, binary and

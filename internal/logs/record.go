@@ -6,7 +6,8 @@
 // newline unless it is partial, are the bytes that were written to the stream,
 // however they were cut into writes and whatever bytes they are. What cannot be
 // had any more (old files removed, a damaged line) is reported, never left out
-// in silence.
+// in silence, and what the file did not take (the disk was full) is counted by a
+// record in its place.
 //
 // It does not sanitise: what a guest wrote may drive a terminal. internal/ui
 // sees to that.
@@ -33,6 +34,9 @@ type Record struct {
 	// Partial says that no newline follows Text: a longer line was cut here, or
 	// the output ended.
 	Partial bool
+	// Lost is how many bytes of the stream are missing here, because they could
+	// not be written; 0: none. Text is empty then, and no newline follows.
+	Lost int64
 }
 
 // Bounds of a record and of its line in the file, in bytes. Control characters
@@ -43,6 +47,7 @@ const (
 	maxLine   = 256 << 10
 	maxStream = 32
 	maxBoot   = 999_999_999
+	maxLost   = 1<<53 - 1 // bytes
 )
 
 // timeLayout always has nine digits, so that records sort as text.
@@ -124,7 +129,16 @@ func plainPrefix(b []byte) int {
 	return i
 }
 
+// appendLost appends the rest of a record of what is missing, and its newline.
+func appendLost(b []byte, n int64) []byte {
+	b = append(b, `,"lost":`...)
+	return append(strconv.AppendInt(b, min(n, maxLost), 10), "}\n"...)
+}
+
 func appendRecord(b []byte, r Record) []byte {
+	if r.Lost > 0 {
+		return appendLost(appendHead(b, r.Time, r.Stream, r.Boot), r.Lost)
+	}
 	return appendText(appendHead(b, r.Time, r.Stream, r.Boot), r.Text, r.Partial)
 }
 
@@ -152,14 +166,20 @@ func decode(line []byte) (Record, error) {
 	d.literal(`","s":"`)
 	r.Stream = d.stream()
 	d.literal(`","b":`)
-	r.Boot = d.number()
-	if d.skip(`,"x":"`) {
+	r.Boot = int(d.number("boot", maxBoot))
+	switch {
+	case d.skip(`,"lost":`):
+		if r.Lost = d.number("lost", maxLost); r.Lost == 0 {
+			d.fail("lost")
+		}
+	case d.skip(`,"x":"`):
 		r.Text = d.base64()
-	} else {
+		r.Partial = d.skip(`,"p":true`)
+	default:
 		d.literal(`,"l":"`)
 		r.Text = d.text()
+		r.Partial = d.skip(`,"p":true`)
 	}
-	r.Partial = d.skip(`,"p":true`)
 	d.literal(`}`)
 	if len(d.rest) > 0 {
 		d.fail("more after the end")
@@ -241,16 +261,16 @@ func (d *decoder) stream() string {
 	}
 }
 
-func (d *decoder) number() int {
-	n, digits := 0, 0
+func (d *decoder) number(what string, most int64) int64 {
+	n, digits := int64(0), 0
 	for digits < len(d.rest) && d.rest[digits] >= '0' && d.rest[digits] <= '9' {
-		if n = 10*n + int(d.rest[digits]-'0'); n > maxBoot {
+		if n = 10*n + int64(d.rest[digits]-'0'); n > most {
 			break
 		}
 		digits++
 	}
-	if digits == 0 || n > maxBoot || digits > 1 && d.rest[0] == '0' {
-		d.fail("boot")
+	if digits == 0 || n > most || digits > 1 && d.rest[0] == '0' {
+		d.fail(what)
 		return 0
 	}
 	d.take(digits)

@@ -18,14 +18,16 @@ func TestTheFileFormat(t *testing.T) {
 		r    Record
 		want string
 	}{
-		{Record{noon, "stdout", 1, []byte("hello"), false},
+		{Record{noon, "stdout", 1, []byte("hello"), false, 0},
 			`{"t":"2026-03-01T12:00:00.000000120Z","s":"stdout","b":1,"l":"hello"}`},
-		{Record{noon.In(time.FixedZone("", 3600)), "stderr", 12, nil, true},
+		{Record{noon.In(time.FixedZone("", 3600)), "stderr", 12, nil, true, 0},
 			`{"t":"2026-03-01T12:00:00.000000120Z","s":"stderr","b":12,"l":"","p":true}`},
-		{Record{noon, "console", 0, []byte("a\t\"b\" \\ \x1b[0m\r\x7f ü\n"), false},
+		{Record{noon, "console", 0, []byte("a\t\"b\" \\ \x1b[0m\r\x7f ü\n"), false, 0},
 			`{"t":"2026-03-01T12:00:00.000000120Z","s":"console","b":0,"l":"a\t\"b\" \\ \u001b[0m\r\u007f ü\n"}`},
-		{Record{noon, "stdout", 1, []byte{0xff, 0}, true},
+		{Record{noon, "stdout", 1, []byte{0xff, 0}, true, 0},
 			`{"t":"2026-03-01T12:00:00.000000120Z","s":"stdout","b":1,"x":"/wA=","p":true}`},
+		{Record{noon, "stdout", 1, nil, false, 1234},
+			`{"t":"2026-03-01T12:00:00.000000120Z","s":"stdout","b":1,"lost":1234}`},
 	} {
 		got := appendRecord(nil, c.r)
 		if string(got) != c.want+"\n" {
@@ -38,7 +40,7 @@ func TestTheFileFormat(t *testing.T) {
 }
 
 func TestWhatIsNoRecordIsRefused(t *testing.T) {
-	good := string(bytes.TrimSpace(appendRecord(nil, Record{noon, "stdout", 1, []byte("hello"), true})))
+	good := string(bytes.TrimSpace(appendRecord(nil, Record{noon, "stdout", 1, []byte("hello"), true, 0})))
 	if _, err := decode([]byte(good)); err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +55,7 @@ func TestWhatIsNoRecordIsRefused(t *testing.T) {
 		`{"t":"2026-03-01T12:00:00.000000120Z","s":"std out","b":1,"l":""}`,
 		`{"t":"2026-03-01T12:00:00.000000120Z","s":"","b":1,"l":""}`,
 		`{"t":"2026-03-01T12:00:00.00000000+01:00","s":"a","b":1,"l":""}`,
+		head + `,"lost":0}`, head + `,"lost":-1}`, head + `,"lost":9007199254740992}`, head + `,"lost":1,"p":true}`, head + `,"lost":1,"l":""}`,
 		head + `0000000000000000000000,"l":""}`, head + `,"l":"` + "\xff" + `"}`, head + `,"l":"` + "\x1b" + `"}`,
 		head + `,"l":"\u0080"}`, head + `,"l":"\u00"}`, head + `,"l":"\x"}`, head + `,"l":"\`, head + `,"x":"*"}`, head + `,"x":"/w"}`, head + `,"x":"/x=="}`,
 	} {
@@ -67,8 +70,8 @@ func same(a, b Record) bool {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(appendRecord(nil, Record{noon, "stdout", 1, []byte("hello \x00 \"w\\orld\" ü"), false}))
-	f.Add(appendRecord(nil, Record{noon, "stderr", 2, []byte("\xff\xfe"), true}))
+	f.Add(appendRecord(nil, Record{noon, "stdout", 1, []byte("hello \x00 \"w\\orld\" ü"), false, 0}))
+	f.Add(appendRecord(nil, Record{noon, "stderr", 2, []byte("\xff\xfe"), true, 0}))
 	f.Add([]byte(`{"t":"2026-03-01T12:00:00.000000120Z","s":"stdout","b":1,"l":"\u001b\u007f"}`))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		r, err := decode(line)
@@ -87,7 +90,7 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Add([]byte("text"), int64(0), true)
 	f.Add([]byte("\xed\xa0\x80 \ufffd \u2028"), int64(1<<40), false)
 	f.Fuzz(func(t *testing.T, text []byte, ns int64, partial bool) {
-		r := Record{noon.Add(time.Duration(ns)), "stdout", 7, text, partial}
+		r := Record{noon.Add(time.Duration(ns)), "stdout", 7, text, partial, 0}
 		line := appendRecord(nil, r)
 		if bytes.IndexByte(line, '\n') != len(line)-1 || !utf8.Valid(line) || !json.Valid(line) {
 			t.Fatalf("not one line of JSON: %q", line)
@@ -105,7 +108,7 @@ func FuzzRoundTrip(f *testing.F) {
 
 // TestTheLargestRecordFitsItsLine ties the two bounds together.
 func TestTheLargestRecordFitsItsLine(t *testing.T) {
-	r := Record{noon, "a0123456789012345678901234567890", maxBoot, bytes.Repeat([]byte{1}, maxText), true}
+	r := Record{noon, "a0123456789012345678901234567890", maxBoot, bytes.Repeat([]byte{1}, maxText), true, 0}
 	if n := len(appendRecord(nil, r)); n > maxLine/2 {
 		t.Errorf("%d bytes", n)
 	}
@@ -135,7 +138,7 @@ func BenchmarkEncode(b *testing.B) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	line := bytes.TrimSpace(appendRecord(nil, Record{noon, "stdout", 1, hundred(1)[:99], false}))
+	line := bytes.TrimSpace(appendRecord(nil, Record{noon, "stdout", 1, hundred(1)[:99], false, 0}))
 	b.SetBytes(100)
 	for b.Loop() {
 		if _, err := decode(line); err != nil {

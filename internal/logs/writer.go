@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,10 @@ type Options struct {
 	MaxFiles int
 	// Clock dates the records; nil is time.Now.
 	Clock func() time.Time
+	// OnLoss is called where output was lost of which the log has no record yet:
+	// Settle is to be called after a while. It must not block, nor call back. May
+	// be nil.
+	OnLoss func()
 }
 
 const (
@@ -42,6 +47,8 @@ type Writer struct {
 	size   int64      // of whole records in f
 	buf    []byte     // encoded, not yet written; empty between writes
 	head   []byte     // the shared part of the records under way
+	torn   bool       // f ends with a part of a line that could not be cut off
+	short  []*stream  // that have lost something of which there is no record yet
 }
 
 // OpenWriter opens the log in dir, which it makes where it is missing, and goes
@@ -112,9 +119,11 @@ func (w *Writer) Close() error {
 // "stdout", "stderr" or another of at most 32 bytes of a-z, 0-9, - and _; boot
 // counts from 1.
 //
-// A write returns when its complete lines are in the file and visible to
-// readers; on error it says how many of its bytes were taken, and the rest may
-// be tried again. Close writes the unterminated rest as a partial record.
+// A write returns when its complete lines are in the file and visible to readers.
+// What the file does not take is lost: whoever writes must not stand still
+// because a disk is full. How much it was, the first record that the file takes
+// again says, of the next write, Settle or Close; Close fails where there is none.
+// Close writes the unterminated rest as a partial record.
 func (w *Writer) Stream(name string, boot int) io.WriteCloser {
 	s := &stream{w: w, name: name, boot: boot}
 	if !validStream(name) || boot < 0 || boot > maxBoot {
@@ -130,6 +139,7 @@ type stream struct {
 	boot    int
 	pending []byte // the line so far, at most maxText
 	spare   []byte // becomes pending
+	lost    int64  // bytes since the last record
 	broken  error  // set when nothing can be written (any more)
 }
 
@@ -138,20 +148,24 @@ func (s *stream) Write(p []byte) (int, error) {
 	defer s.w.mu.Unlock()
 	for taken := 0; ; {
 		part := p[taken:min(len(p), taken+batch)]
-		if err := s.writeLocked(part); err != nil {
-			return taken, err
+		if s.broken != nil {
+			return taken, s.broken
 		}
+		if s.w.f == nil {
+			return taken, errClosed()
+		}
+		s.writeLocked(part)
 		if taken += len(part); taken == len(p) {
 			return taken, nil
 		}
 	}
 }
 
-// writeLocked takes all of p, or nothing.
-func (s *stream) writeLocked(p []byte) error {
-	if s.broken != nil {
-		return s.broken
-	}
+func errClosed() error { return errs.New(errs.FailedPrecondition, "write log: the writer is closed") }
+
+// writeLocked takes all of p, or loses it.
+func (s *stream) writeLocked(p []byte) {
+	size := int64(len(p))
 	s.w.beginLocked(s)
 	line := s.pending
 	for {
@@ -177,10 +191,36 @@ func (s *stream) writeLocked(p []byte) error {
 		s.w.buf = appendText(append(s.w.buf, s.w.head...), text, false)
 		p = p[end+1:]
 	}
-	if err := s.w.flushLocked(); err != nil {
-		return err
+	if err := s.w.flushLocked(s); err != nil {
+		s.loseLocked(size)
+		return
 	}
 	s.pending, s.spare = s.spare, s.pending
+}
+
+// loseLocked counts what was not written, with the line that it ended.
+func (s *stream) loseLocked(n int64) {
+	if s.lost == 0 {
+		s.w.short = append(s.w.short, s)
+	}
+	s.lost += n + int64(len(s.pending))
+	s.pending = s.pending[:0]
+	if s.w.o.OnLoss != nil {
+		s.w.o.OnLoss()
+	}
+}
+
+// Settle writes the records of what was lost. Where the file does not take them
+// the error says why.
+func (w *Writer) Settle() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.short) > 0 {
+		w.beginLocked(w.short[0])
+		if err := w.flushLocked(w.short[0]); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -191,36 +231,66 @@ func (s *stream) Close() error {
 	if s.broken != nil {
 		return nil
 	}
+	s.broken = errs.New(errs.FailedPrecondition, "write to log stream %s: closed", s.name)
+	s.w.beginLocked(s)
 	if len(s.pending) > 0 {
-		s.w.beginLocked(s)
 		s.w.buf = appendText(append(s.w.buf, s.w.head...), s.pending, true)
-		if err := s.w.flushLocked(); err != nil {
-			return err
-		}
+	}
+	err := s.w.flushLocked(s)
+	if err != nil {
+		s.loseLocked(0)
+		err = fmt.Errorf("%w; %d bytes of %s are lost", err, s.lost, s.name)
 	}
 	s.pending, s.spare = nil, nil
-	s.broken = errs.New(errs.FailedPrecondition, "write to log stream %s: closed", s.name)
-	return nil
+	return err
 }
 
+// beginLocked begins what is to be written next of s, with what it has lost.
 func (w *Writer) beginLocked(s *stream) {
 	w.head = appendHead(w.head[:0], w.o.Clock(), s.name, s.boot)
+	if s.lost > 0 {
+		w.buf = appendLost(append(w.buf, w.head...), s.lost)
+	}
 }
 
-// flushLocked writes buf. On error nothing of it is in the file.
-func (w *Writer) flushLocked() error {
+// flushLocked writes buf, which beginLocked has begun for s. On error nothing of
+// it is in the file.
+func (w *Writer) flushLocked(s *stream) error {
 	b := w.buf
 	w.buf = w.buf[:0]
 	if len(b) == 0 {
 		return nil
 	}
 	if w.f == nil {
-		return errs.New(errs.FailedPrecondition, "write log: the writer is closed")
+		return errClosed()
 	}
 	if w.size > 0 && w.size+int64(len(b)) > w.o.MaxSize {
 		if err := w.rotateLocked(); err != nil {
 			return err
 		}
+	}
+	if err := w.appendLocked(b); err != nil {
+		return fmt.Errorf("write log: %w", err)
+	}
+	if s.lost > 0 {
+		s.lost = 0
+		w.short = slices.DeleteFunc(w.short, func(o *stream) bool { return o == s })
+	}
+	return nil
+}
+
+// appendLocked appends b to the file, whole or not at all: a disk that is full
+// takes a part, and the next record must not continue a torn line.
+func (w *Writer) appendLocked(b []byte) error {
+	if w.torn {
+		if _, err := w.f.Write([]byte("\n")); err != nil {
+			return err
+		}
+		end, err := w.f.Seek(0, io.SeekEnd)
+		if err != nil {
+			return err
+		}
+		w.torn, w.size = false, end
 	}
 	n, err := w.f.Write(b)
 	if err == nil {
@@ -228,13 +298,9 @@ func (w *Writer) flushLocked() error {
 		return nil
 	}
 	if n > 0 {
-		// A disk that is full takes a part; the next record must not continue a
-		// torn line.
-		if terr := w.f.Truncate(w.size); terr != nil {
-			return fmt.Errorf("write log: %w (and cut off the torn line: %v)", err, terr)
-		}
+		w.torn = w.f.Truncate(w.size) != nil // a reader reports the line
 	}
-	return fmt.Errorf("write log: %w", err)
+	return err
 }
 
 // rotateLocked starts the next file, then removes the oldest ones.
@@ -245,7 +311,7 @@ func (w *Writer) rotateLocked() error {
 	}
 	// Nothing is buffered in the old file: its close has nothing to say.
 	w.f.Close()
-	w.f = next
+	w.f, w.torn = next, false
 	w.number++
 	w.size = 0
 	ns, err := segments(w.dir)

@@ -45,7 +45,7 @@ func (s *Switch) Join(m Machine, conns []segment.Conn) (_ *Member, err error) {
 		s.removeLocked(old)
 	}
 	for i, c := range conns {
-		p, err := s.plugLocked(m.Interfaces[i], c)
+		p, err := s.plugLocked(m.Interfaces[i], m.HostPorts, c)
 		if err != nil {
 			return nil, fmt.Errorf("join %s to network %q: %w", m.Instance, m.Interfaces[i].Network, err)
 		}
@@ -56,7 +56,7 @@ func (s *Switch) Join(m Machine, conns []segment.Conn) (_ *Member, err error) {
 	return joined, nil
 }
 
-func (s *Switch) plugLocked(i Interface, c segment.Conn) (plug, error) {
+func (s *Switch) plugLocked(i Interface, open []HostPorts, c segment.Conn) (plug, error) {
 	n := s.networks[i.Network]
 	switch {
 	case n == nil:
@@ -74,7 +74,7 @@ func (s *Switch) plugLocked(i Interface, c segment.Conn) (plug, error) {
 		}
 	}
 	id := frame.Identity{MAC: i.MAC, V4: i.V4, V6: i.V6}
-	if err := n.gateway.Join(id); err != nil {
+	if err := n.gateway.Join(id, open); err != nil {
 		return plug{}, err
 	}
 	p, err := n.segment.Attach(id, c)

@@ -41,7 +41,12 @@ type Machine struct {
 	Container  string      `json:"container"`
 	Ready      bool        `json:"ready"` // names lead to it
 	Interfaces []Interface `json:"interfaces"`
+	// HostPorts are all that it reaches of the host.
+	HostPorts []HostPorts `json:"host_ports,omitempty"`
 }
+
+// HostPorts are ports of the host's loopback.
+type HostPorts = gateway.Ports
 
 // Interface of a machine.
 type Interface struct {

@@ -64,7 +64,8 @@ func join(t testing.TB, s *Switch, instance string, i Interface) *member {
 	t.Helper()
 	ours, theirs := nt.Pair(t)
 	container, _, _ := strings.Cut(instance, "-")
-	m, err := s.Join(Machine{Instance: instance, Container: container, Ready: true, Interfaces: []Interface{i}}, []segment.Conn{ours})
+	m, err := s.Join(Machine{Instance: instance, Container: container, Ready: true, Interfaces: []Interface{i},
+		HostPorts: []HostPorts{{Low: 1, High: 65535, Protocol: "tcp"}}}, []segment.Conn{ours})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,6 +262,11 @@ func TestHostileMachineHarmsNobody(t *testing.T) {
 		}
 		if got := ask(t, at, "10.40.0.1", "db"); got != "NOERROR 10.40.0.20" {
 			t.Error(got)
+		}
+	}
+	for end := time.Now().Add(patience); bad.plugs[0].port.Counters().Storm == 0 && time.Now().Before(end); {
+		if err := talk(at, to, []byte("x")); err != nil { // the flood goes on
+			t.Error(err)
 		}
 	}
 	close(stop)

@@ -92,6 +92,7 @@ func (s *shim) boot(ctx context.Context) {
 		// Only from here on: a process that ends at once must not be seen to end
 		// before it was seen to run.
 		s.tasks.Go(func() { s.keep(m, agent, r.out, r.place) })
+		s.tasks.Go(func() { s.watchStall(m, agent) })
 		s.input.connect(r.out.stdin)
 		if s.life == lifecycle.Stopping { // asked for while the process was being started
 			s.stopping(agent, m)
@@ -171,6 +172,13 @@ func (s *shim) bringMachine(ctx context.Context, prepared bool) (_ *brought, err
 		return nil, err
 	}
 	un.Push("boot the machine", m.Stop)
+	ctx, settled := failOnStall(ctx, m)
+	defer func() {
+		settled()
+		if cause := context.Cause(ctx); err != nil && errs.Is(cause, errs.ResourceExhausted) {
+			err = cause // all else is for want of that
+		}
+	}()
 	clock.machine(m)
 	s.send(func() {
 		s.noteMachine(clock.notes)

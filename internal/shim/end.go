@@ -73,10 +73,14 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs, place
 	s.send(func() {
 		s.running.set(nil, nil)
 		s.noteLast(m)
-		cause := ""
+		cause := s.cutCause
 		if all.ErrorOrNil() != nil {
 			cause = "while it was put away: " + all.Error()
+			if s.st.Stall != "" {
+				cause += " (" + s.st.Stall + ")"
+			}
 		}
+		s.forgetStall()
 		x := exitState(exit)
 		x.Requested = s.life == lifecycle.Stopping
 		s.conclude(lifecycle.Exit, x, cause, errors.Join(s.hookErr, all.ErrorOrNil()))
@@ -86,24 +90,26 @@ func (s *shim) keep(m vmm.Machine, agent *agentproto.Client, out *outputs, place
 // lose records a machine that is not there any more. The loop's.
 func (s *shim) lose(err error) {
 	s.running.set(nil, nil)
+	exit, cause := s.cutExit, s.cutCause
+	s.forgetStall()
+	if exit != nil {
+		s.conclude(lifecycle.Exit, exit, cause, s.hookErr)
+		return
+	}
 	if s.lost != nil {
 		err = s.lost
 	}
 	s.conclude(lifecycle.Fail, nil, err.Error(), errors.Join(s.hookErr, err))
 }
 
-// copyLog writes a stream to the log until its end. Where the log cannot be
-// written (the disk is full, say) the rest is read all the same: a process must
-// not stand still for that.
+// copyLog writes a stream to the log until its end. What the log does not take
+// it counts, and goes on: a process must not stand still for that.
 func (s *shim) copyLog(name string, st *wire.Stream) error {
 	defer st.Close()
 	defer s.taps.end(name)
 	w := s.logs.Stream(name, s.st.Boots)
 	// Neither side may take over: the frames need the stream, the lines the log.
 	_, err := io.CopyBuffer(tee{w, &s.taps, name}, struct{ io.Reader }{st}, make([]byte, 64<<10))
-	if err != nil {
-		_, _ = io.Copy(io.Discard, struct{ io.Reader }{st}) // nothing, where it was the stream that broke
-	}
 	return errors.Join(err, w.Close())
 }
 
@@ -192,6 +198,10 @@ func (s *shim) stop(grace *time.Duration) {
 		return
 	}
 	if m, agent, err := s.running.get(); err == nil {
+		if s.st.Stall != "" {
+			s.cut(m)
+			return
+		}
 		if p, ok := vmm.As[vmm.Pauser](m); ok && was == lifecycle.Paused {
 			s.release(m, p)
 		}

@@ -57,9 +57,15 @@ func (s *shim) checkHealth(m vmm.Machine, agent *agentproto.Client, h store.Heal
 			return
 		case <-time.After(d):
 		}
+		if _, full := s.stall.get(); full != nil {
+			continue // it says nothing of the container's health
+		}
 		said, err := s.check(m, agent, h)
 		if s.ctx.Err() != nil || agent.Err() != nil {
 			return
+		}
+		if _, full := s.stall.get(); full != nil && err != nil {
+			continue
 		}
 		switch {
 		case err == nil:
@@ -87,7 +93,7 @@ func (s *shim) feel(boot int, health, why string) {
 		return
 	}
 	s.st.Health, s.st.Cause = health, why
-	_ = s.launch.Home.WriteState(s.inst.Stack, s.inst.Name, s.st) // who listens is told; the record has it with the next change
+	s.save()
 	s.tell("")
 	var words map[string]string
 	if why != "" {

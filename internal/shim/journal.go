@@ -1,8 +1,8 @@
 package shim
 
 import (
-	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/vzcompose/vzcompose/internal/journal"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
@@ -54,13 +54,10 @@ func (s *shim) exitWords() map[string]string {
 	return words
 }
 
-// enter adds to the stack's journal. Where that cannot be written, nothing but
-// the journal lacks it: the record says so.
+// enter adds to the stack's journal, or later where that cannot be written now.
+// The loop's.
 func (s *shim) enter(action string, attributes map[string]string) {
-	err := journal.Append(s.launch.Home.Journal(s.inst.Stack), journal.Entry{Type: journal.Container, Action: action,
+	s.unsaved.entries = append(s.unsaved.entries, journal.Entry{Time: time.Now(), Type: journal.Container, Action: action,
 		Container: s.inst.Container, Name: s.inst.Name, Attributes: attributes})
-	if err != nil && !s.mute {
-		s.mute = true // once is enough
-		s.note(fmt.Sprintf("%s is not in the journal: %v", action, err))
-	}
+	s.saveJournal()
 }

@@ -113,6 +113,9 @@ func (s *shim) tellReady(ctx context.Context, on *switchproto.Membership) {
 // joinOf is what the switch is told of an instance.
 func joinOf(inst store.Instance) (j switchproto.Join, err error) {
 	j.Machine = network.Machine{Instance: inst.Name, Container: inst.Container}
+	for _, p := range inst.HostPorts {
+		j.Machine.HostPorts = append(j.Machine.HostPorts, network.HostPorts{Low: p.Low, High: p.High, Protocol: p.Protocol})
+	}
 	for _, i := range inst.Interfaces {
 		at := network.Interface{Network: i.Network, Aliases: i.Aliases}
 		if at.MAC, err = frame.ParseMAC(i.MAC); err != nil {

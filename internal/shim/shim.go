@@ -82,16 +82,21 @@ type shim struct {
 	status  *board
 	running live
 	execs   execs
-	input   input
-	taps    taps
-	relays  relays
-	ports   ports
+	stall   stalls
+	// cutExit and cutCause are how an end is recorded that cut has made; the loop's.
+	cutExit  *state.Exit
+	cutCause string
+
+	input  input
+	taps   taps
+	relays relays
+	ports  ports
 
 	connected connected
 	carried   chan struct{}  // has an element for each connection of a port or a relay
 	hookErr   error          // of a hook before the stop; the loop's
 	notes     []string       // of the shim itself; the loop's
-	mute      bool           // the journal could not be written; the loop's
+	unsaved   unsaved        // what the disk has not taken yet; the loop's
 	retry     retry          // of the restart policy; the loop's
 	discard   atomic.Bool    // what only this instance has need not be kept
 	tasks     sync.WaitGroup // all goroutines but the loop's; from serve on
@@ -147,7 +152,8 @@ func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
 // in its record.
 func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
 	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(),
-		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{}), carried: make(chan struct{}, carriedLimit())}
+		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{}), carried: make(chan struct{}, carriedLimit()),
+		unsaved: unsaved{lossy: make(chan struct{}, 1)}}
 	s.attend = sync.OnceFunc(func() { close(s.attended) })
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
@@ -161,7 +167,7 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	if err != nil {
 		return fmt.Errorf("read the last record: %w", err)
 	}
-	if s.logs, err = logs.OpenWriter(l.Home.Log(s.inst.Stack, s.inst.Name), logs.Options{MaxSize: s.inst.LogSize, MaxFiles: s.inst.LogFiles}); err != nil {
+	if s.logs, err = logs.OpenWriter(l.Home.Log(s.inst.Stack, s.inst.Name), logs.Options{MaxSize: s.inst.LogSize, MaxFiles: s.inst.LogFiles, OnLoss: s.nudge}); err != nil {
 		return fmt.Errorf("open the log: %w", err)
 	}
 	un.Push("open the log", func(context.Context) error { return s.logs.Close() })
@@ -182,6 +188,9 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	}
 	if err := s.move(lifecycle.Boot, "starting machine"); err != nil {
 		return err
+	}
+	if s.unsaved.state != nil { // nothing has begun yet
+		return fmt.Errorf("write the record: %w", s.unsaved.state)
 	}
 	ready()
 	s.serve(socket, terminate)
@@ -217,7 +226,7 @@ func (s *shim) listen() (l net.Listener, err error) {
 func (s *shim) serve(socket net.Listener, terminate context.Context) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s.ctx = ctx
-	srv := shimproto.NewServer(handler{s}, s.openStream, s.greet)
+	srv := shimproto.NewServer(guarded{handler{s}}, s.openStream, s.greet)
 	socket = accept.Through(socket, func(err error) {
 		s.tasks.Go(func() { s.send(func() { s.enter("shortage", map[string]string{"cause": err.Error()}) }) })
 	})
@@ -249,6 +258,8 @@ func (s *shim) loop() {
 		select {
 		case f := <-s.inbox:
 			f()
+		case <-s.unsaved.lossy:
+			s.saveLater()
 		case <-s.final:
 			return
 		}
@@ -263,7 +274,8 @@ func (s *shim) send(f func()) {
 	}
 }
 
-// move takes the event, records and tells. The loop's.
+// move takes the event, records and tells. A record that cannot be written is
+// written later: what is true is what the shim answers. The loop's.
 func (s *shim) move(e lifecycle.Event, phase string) error {
 	next, err := s.life.Next(e)
 	if err != nil {
@@ -271,16 +283,14 @@ func (s *shim) move(e lifecycle.Event, phase string) error {
 	}
 	was := s.life
 	s.life, s.st.State = next, next
-	if err := s.launch.Home.WriteState(s.inst.Stack, s.inst.Name, s.st); err != nil {
-		return fmt.Errorf("write the record: %w", err)
-	}
+	s.save()
 	s.tell(phase)
 	s.keepJournal(e, was)
 	return nil
 }
 
 func (s *shim) tell(phase string) {
-	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Refused: s.st.Refused, Exit: s.st.Exit, Health: s.st.Health, Restarts: s.st.Restarts,
+	s.status.post(shimproto.Status{State: s.life, Phase: phase, Cause: s.st.Cause, Refused: s.st.Refused, Exit: s.st.Exit, Health: s.st.Health, Stall: s.st.Stall, Restarts: s.st.Restarts,
 		Started: s.st.Started, Finished: s.st.Finished, Boots: s.st.Boots, PID: s.st.PID, Notes: s.st.Notes, Ports: s.st.Ports})
 }
 
@@ -295,11 +305,10 @@ func (s *shim) begin() {
 func (s *shim) finish(e lifecycle.Event, exit *state.Exit, cause string, stopErr error) {
 	s.st.Exit, s.st.Cause, s.st.Finished = exit, cause, time.Now()
 	if err := s.move(e, ""); err != nil {
-		// The disk is full, say. Commands that listen still hear it.
 		stopErr = errors.Join(stopErr, err)
 		s.tell("")
 	}
-	s.stopErr = stopErr
+	s.stopErr = errors.Join(stopErr, s.saveLast())
 	close(s.final)
 }
 

@@ -67,6 +67,7 @@ type Status struct {
 	Refused  errs.Class      `json:"refused,omitempty"` // class of why the process could not be executed
 	Exit     *state.Exit     `json:"exit,omitempty"`
 	Health   string          `json:"health,omitempty"`   // "", "starting", "healthy", "unhealthy"
+	Stall    string          `json:"stall,omitempty"`    // why its machine stands still: "host disk full: PATH"
 	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`

@@ -34,6 +34,7 @@ type Instance struct {
 
 	State  lifecycle.State `json:"state"`
 	Health string          `json:"health,omitempty"` // "", "starting", "healthy", "unhealthy"
+	Stall  string          `json:"stall,omitempty"`  // why its machine stands still though nobody paused it: "host disk full: PATH"
 	Cause  string          `json:"cause,omitempty"`  // why it is Stopped or Errored, in the user's words
 	Exit   *Exit           `json:"exit,omitempty"`   // set once the process ended
 
@@ -116,6 +117,13 @@ func (p Port) String() string {
 		host = "[" + host + "]"
 	}
 	return fmt.Sprintf("%s:%s->%d/%s", host, at, p.Target, p.Protocol)
+}
+
+// HostPort is ports of the host's loopback that a container reaches.
+type HostPort struct {
+	Low      uint16 `json:"low"`
+	High     uint16 `json:"high"`
+	Protocol string `json:"protocol"` // "tcp" or "udp"
 }
 
 // Relay is a unix socket on one side that stands for a server on the other.

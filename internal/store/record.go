@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -70,6 +71,8 @@ type Instance struct {
 	LogFiles   int           `json:"log_files,omitempty"` // 0: the usual
 	Writable   uint64        `json:"writable,omitempty"`  // bytes of its writable layer; 0: the usual
 	Seccomp    *Seccomp      `json:"seccomp,omitempty"`   // nil: the usual profile
+
+	HostPorts []state.HostPort `json:"host_ports,omitempty"` // what it reaches of the host
 }
 
 // Seccomp is what holds for system calls of an instance: nothing, or the profile
@@ -184,6 +187,7 @@ type State struct {
 	Started  time.Time       `json:"started,omitzero"`
 	Finished time.Time       `json:"finished,omitzero"`
 	Health   string          `json:"health,omitempty"`
+	Stall    string          `json:"stall,omitempty"`    // why its machine stands still; "": it does not
 	Restarts int             `json:"restarts,omitempty"` // by the restart policy, since it was started last
 	Boots    int             `json:"boots"`
 	PID      int             `json:"pid"`             // of the shim; for people
@@ -238,7 +242,11 @@ func (h Home) WriteState(stack, name string, s State) error {
 	s.Version = Version
 	// An earlier one will do after a loss of power: no shim lives then, whatever it
 	// says, and each change of it delays a start.
-	return encode(h.state(stack, name), s, durable.Replace)
+	err := encode(h.state(stack, name), s, durable.Replace)
+	if errors.Is(err, syscall.ENOSPC) && overwriteJSON(h.state(stack, name), s) == nil {
+		return nil
+	}
+	return err
 }
 
 // ReadState reads it. Where there is none the instance never had a shim: it is

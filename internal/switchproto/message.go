@@ -24,8 +24,9 @@ import (
 	"github.com/vzcompose/vzcompose/internal/network"
 )
 
-// Version of the wire. A switch refuses any other.
-const Version = 1
+// Version of the wire. A switch refuses any other: one that does not know what a
+// machine may reach would let it reach more.
+const Version = 2
 
 // Bounds of a message.
 const (

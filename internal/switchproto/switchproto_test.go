@@ -226,7 +226,7 @@ func TestFilesTravel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if err := send(ours, request{Version: 1, Inspect: true}, []*os.File{w}); err != nil {
+	if err := send(ours, request{Version: Version, Inspect: true}, []*os.File{w}); err != nil {
 		t.Fatal(err)
 	}
 	w.Close()

@@ -46,6 +46,9 @@ func (u *UI) Logs(o LogOptions) *Logs {
 func (l *Logs) Write(e logs.Entry) error {
 	l.buf = l.buf[:0]
 	switch {
+	case e.Lost > 0 && !l.o.JSON:
+		l.u.Warnf("log of %s: %d bytes of %s are missing here: they could not be written to the log", e.Name, e.Lost, e.Stream)
+		return nil
 	case l.o.JSON:
 		l.json(e)
 	case !l.u.screen.outTTY && l.o.NoPrefix && !l.o.Timestamps:
@@ -131,7 +134,12 @@ func (l *Logs) json(e logs.Entry) {
 		Line    *string `json:"line,omitempty"`
 		Bytes   []byte  `json:"bytes,omitempty"` // base64, where it is no text
 		Partial bool    `json:"partial,omitempty"`
-	}{Name: e.Name, Time: e.Time.UTC().Format("2006-01-02T15:04:05.000000000Z"), Stream: e.Stream, Boot: e.Boot, Partial: e.Partial}
+		Lost    int64   `json:"lost,omitempty"` // bytes that are missing here
+	}{Name: e.Name, Time: e.Time.UTC().Format("2006-01-02T15:04:05.000000000Z"), Stream: e.Stream, Boot: e.Boot, Partial: e.Partial, Lost: e.Lost}
+	if e.Lost > 0 {
+		l.buf = appendJSON(l.buf, line)
+		return
+	}
 	if text := string(e.Text); utf8.ValidString(text) {
 		line.Line = &text
 	} else {

@@ -305,11 +305,23 @@ func TestLogs(t *testing.T) {
 	l := c.ui("plain", true, true).Logs(LogOptions{JSON: true})
 	l.Write(entry("web-1", "a\x1b\u009b", false))
 	l.Write(entry("web-1", "\xff", true))
+	missing := entry("web-1", "", false)
+	missing.Lost = 12
+	l.Write(missing)
 	l.Close()
 	expect(t, c.out.String(), `
 {"name":"web-1","time":"2026-03-01T12:00:00.000000005Z","stream":"stdout","boot":1,"line":"a\u001b\u009b"}
 {"name":"web-1","time":"2026-03-01T12:00:00.000000005Z","stream":"stdout","boot":1,"bytes":"/w==","partial":true}
+{"name":"web-1","time":"2026-03-01T12:00:00.000000005Z","stream":"stdout","boot":1,"lost":12}
 `)
+	var piped terminal
+	l = piped.ui("plain", false, false).Logs(LogOptions{NoPrefix: true})
+	l.Write(entry("web-1", "a", false))
+	l.Write(missing)
+	l.Write(entry("web-1", "b", false))
+	l.Close()
+	expect(t, piped.out.String(), "a\nb\n")
+	expect(t, piped.err.String(), "warning: log of web-1: 12 bytes of stdout are missing here: they could not be written to the log\n")
 }
 
 func TestWords(t *testing.T) {
@@ -321,6 +333,7 @@ func TestWords(t *testing.T) {
 		{state.Instance{State: lifecycle.Initialized, Created: now.Add(-48 * time.Hour)}, "created", "2 days ago"},
 		{state.Instance{State: lifecycle.Booting}, "starting", ""},
 		{state.Instance{State: lifecycle.Started, Health: "healthy", Started: now.Add(-3*time.Minute - 59*time.Second)}, "running (healthy)", "Up 3 minutes"},
+		{state.Instance{State: lifecycle.Started, Health: "healthy", Stall: "host disk full: /x", Started: now.Add(-time.Hour)}, "stalled (host disk full: /x)", "Up 1 hour"},
 		{state.Instance{State: lifecycle.Started, Started: now.Add(time.Second)}, "running", "Up less than a second"},
 		{state.Instance{State: lifecycle.Paused, Started: now.Add(-time.Hour)}, "paused", "Up 1 hour"},
 		{state.Instance{State: lifecycle.Stopped, Exit: &state.Exit{At: now.Add(-time.Second)}}, "exited (0)", "1 second ago"},

@@ -30,6 +30,9 @@ func stateWords(i state.Instance) string {
 	case lifecycle.Booting, lifecycle.Created:
 		return "starting"
 	case lifecycle.Started:
+		if i.Stall != "" {
+			return "stalled (" + visible(i.Stall) + ")"
+		}
 		if i.Health != "" {
 			return "running (" + visible(i.Health) + ")"
 		}

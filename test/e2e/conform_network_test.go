@@ -15,6 +15,7 @@ import (
 // Networks, names and ports: lines 34 to 37.
 func TestConformNetwork(t *testing.T) {
 	tcp, udp, taken := freePort(t), freePort(t), freePort(t)
+	web := serve(t, "the host")
 	s := scenario(t, fmt.Sprintf(`
 defaults: {image: busybox, cpus: 1, memory: 64MiB, stop_grace_period: 0s, command: [sleep, "36000"]}
 networks:
@@ -26,11 +27,11 @@ containers:
       - {network: front, address: 10.83.0.10/24, mac: "02:00:00:00:00:10", mtu: 1280, aliases: [shop, www]}
       - {network: back, address: 10.84.0.10}
     ports: ["%d:5000", "%d:5001/udp", "6000"]
-  near: {networks: [front]}
+  near: {networks: [front], host_ports: [%s]}
   far: {networks: [back]}
   alone: {interfaces: []}
   two: {networks: [front], replicas: 2}
-`, tcp, udp))
+`, tcp, udp, web))
 	s.must("up", "-d", "near", "far", "alone")
 	s.must("up", "-d")
 	behave(t, 34, "lo and eth0: addresses, routes, MTU and MAC as declared; interfaces: [] is lo only", func(t *testing.T) {
@@ -75,12 +76,26 @@ containers:
 	behave(t, 36, "two networks do not see each other, and an internal one has no way out", func(t *testing.T) {
 		s.says(t, "far", "! nslookup near && ! ping -c 1 -W 1 10.83.0.1 && ping -c 1 -W 10 placed && ! nslookup host.vzcompose.internal")
 		s.says(t, "near", "! ping -c 1 -W 1 10.84.0.10")
-		web := serve(t, "the host")
 		get := func(from, to string) string { // busybox's wget, static as it is, falls over names with two addresses
 			return s.says(t, from, "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 10 "+to+" "+web+" | tail -n 1")
 		}
-		if got := get("near", "host.vzcompose.internal"); got != "the host" {
-			t.Errorf("the way to the host: %q", got)
+		for _, name := range []string{"host.vzcompose.internal", "host.docker.internal"} {
+			if got := get("near", name); got != "the host" {
+				t.Errorf("the way to %s: %q", name, got)
+			}
+		}
+		// The host has nothing else for it, and nothing for others: the port of
+		// another stack or of a sibling is a port of the host.
+		if got := s.says(t, "near", fmt.Sprintf("nc -w 5 host.vzcompose.internal %d </dev/null 2>&1 || echo refused", tcp)); !strings.Contains(got, "refused") {
+			t.Errorf("a published port that is not among its host_ports: %q", got)
+		}
+		own := serveAt(t, "0.0.0.0:0", "the host")
+		for _, to := range append(hostAddresses(t), "10.83.0.1", "127.0.0.1") {
+			for from, port := range map[string]string{"placed": web, "near": own} {
+				if got := s.says(t, from, "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 "+to+" "+port+" 2>/dev/null | tail -n 1"); got != "" {
+					t.Errorf("%s reaches the host at %s: %q", from, to, got)
+				}
+			}
 		}
 		for _, to := range []string{"10.84.0.1", "10.83.0.1"} {
 			if got := get("far", to); got != "" {
@@ -100,10 +115,23 @@ containers:
 	})
 }
 
-// serve serves a text on the host's loopback, and answers the port.
-func serve(t *testing.T, text string) string {
+// hostAddresses are those of the host's interfaces, of IPv4.
+func hostAddresses(t *testing.T) (all []string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	for _, a := range must(net.InterfaceAddrs()) {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() {
+			all = append(all, n.IP.String())
+		}
+	}
+	return all
+}
+
+// serve serves a text on the host's loopback, and answers the port.
+func serve(t *testing.T, text string) string { t.Helper(); return serveAt(t, "127.0.0.1:0", text) }
+
+func serveAt(t *testing.T, at, text string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}

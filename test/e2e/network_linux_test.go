@@ -55,7 +55,8 @@ func (m mill) plug(t *testing.T, s *network.Switch, name string, n byte, mtu int
 	v4, v6 := netip.AddrFrom4([4]byte{10, 40, 0, n}), netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x40, 15: n})
 	i := network.Interface{Network: "front", MAC: lease.MAC(v4), V4: v4, V6: v6}
 	container, _, _ := strings.Cut(name, "-")
-	member, err := s.Join(network.Machine{Instance: name, Container: container, Ready: true, Interfaces: []network.Interface{i}}, []segment.Conn{frames})
+	member, err := s.Join(network.Machine{Instance: name, Container: container, Ready: true, Interfaces: []network.Interface{i},
+		HostPorts: []network.HostPorts{{Low: 1024, High: 65535, Protocol: "tcp"}}}, []segment.Conn{frames})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ func TestRun(t *testing.T) {
 	s := scenario(t, `
 defaults: {image: busybox, cpus: 1, memory: 64MiB, stop_grace_period: 0s}
 containers:
-  db: {command: [sleep, "36000"]}
+  db: {command: [sleep, "36000"], mounts: ["data:/data"]}
   web:
     command: [sleep, "36000"]
     environment: {A: declared, B: declared}
@@ -20,12 +20,19 @@ containers:
     restart: always
     replicas: 2
   off: {command: [sh, -c, "exit 7"], sockets: [{direction: out_of, source: /s, destination: ./s}]}
+volumes: {data: {size: 16MiB}}
 `)
 	r := s.feed("three\nlines\nhere\n", "run", "--rm", "-e", "A=$given", "-w", "/tmp", "-u", "nobody", "web", "sh", "-c", "echo $A $B $(pwd) $(id -un); wc -l; echo err >&2; exit 5")
 	r.want(t, 5, "$given declared /tmp nobody\n3\n")
 	contains(t, "what it said on stderr", r.err, "err\n")
 	if got := s.states(); got != "db-1=started" {
 		t.Errorf("after it: %s", got)
+	}
+	// A disk that another has is refused before anything begins.
+	r = s.vz("run", "--rm", "db", "true")
+	contains(t, "run on a volume in use", r.err, `volume "data", which db-run-`, "is in use by db-1", "vzcompose stop db-1")
+	if strings.Contains(r.err, "qemu") || strings.Contains(r.err, "create") {
+		t.Errorf("it began: %s", r)
 	}
 	// Nothing that it says is missed, however soon it ends.
 	for range 3 {

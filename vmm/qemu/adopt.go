@@ -63,6 +63,7 @@ type drive struct {
 	readOnly bool
 	swaps    int         // how often it has got another image
 	image    os.FileInfo // nil: not known
+	path     string
 }
 
 func newDrive(d vmm.Disk, swaps int) drive {
@@ -70,7 +71,7 @@ func newDrive(d vmm.Disk, swaps int) drive {
 	if err != nil { // QEMU says what is wrong with it
 		fi = nil
 	}
-	return drive{d.ReadOnly, swaps, fi}
+	return drive{d.ReadOnly, swaps, fi, d.Path}
 }
 
 // holds says whether the image of d is in the drive.

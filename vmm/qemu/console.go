@@ -32,7 +32,8 @@ type console struct {
 	out    *rotating
 	line   []byte
 	said   map[string]chan struct{} // the lines that somebody waits for; closed when they came
-	failed error                    // why what was written is not in the file, or not all of it
+	failed error                    // why some of what was written is not in the file
+	lost   int64                    // bytes of that
 }
 
 // newConsole takes c over. words are the lines that can be waited for.
@@ -50,7 +51,7 @@ func newConsole(c net.Conn, path string, words ...string) (*console, error) {
 // run takes what the machine writes until it is gone.
 func (k *console) run() {
 	defer close(k.done)
-	defer func() { k.mu.Lock(); defer k.mu.Unlock(); k.fail(k.out.close()) }()
+	defer func() { k.mu.Lock(); defer k.mu.Unlock(); k.fail(0, k.out.close()) }()
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := k.c.Read(buf)
@@ -66,7 +67,9 @@ func (k *console) run() {
 func (k *console) take(b []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fail(k.out.write(b))
+	if err := k.out.write(b); err != nil {
+		k.fail(len(b), err)
+	}
 	k.look(b)
 }
 
@@ -78,23 +81,25 @@ func (k *console) redirect(path string) error {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fail(k.out.close())
+	k.fail(0, k.out.close())
 	k.out = out
 	return nil
 }
 
-// fail keeps the first error. The lock is held.
-func (k *console) fail(err error) {
+// fail keeps the first error, and counts what it cost. The lock is held.
+func (k *console) fail(n int, err error) {
+	k.lost += int64(n)
 	if k.failed == nil {
 		k.failed = err
 	}
 }
 
-// error is the first that lost something of what the machine wrote.
-func (k *console) error() error {
+// loss returns how many bytes of what the machine wrote are not in the file, and
+// the first reason.
+func (k *console) loss() (int64, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.failed
+	return k.lost, k.failed
 }
 
 // look finds the lines in b. The lock is held.
@@ -136,37 +141,56 @@ func (k *console) await(ctx context.Context, word string) error {
 
 func (k *console) close() { _ = k.c.Close() }
 
-// rotating is a file that begins anew when it is full; the full one is kept.
-// After a failure it takes and loses everything.
+// rotating is a file that begins anew when it is full; the full one is kept. It
+// goes on after a failure: what it did not take is counted in a line of its own,
+// in its place.
 type rotating struct {
 	path string // "": nothing is kept
 	max  int64
 
 	f    *os.File
 	size int64
-	dead bool
+	lost int64 // bytes since the last that was written
 }
 
+// write appends b, or loses all of it.
 func (r *rotating) write(b []byte) (err error) {
-	if r.path == "" || r.dead {
+	if r.path == "" {
 		return nil
 	}
-	defer func() { r.dead = err != nil }()
+	defer func() {
+		if err != nil {
+			r.lost += int64(len(b))
+		}
+	}()
 	if r.f != nil && r.size >= r.max {
-		if err := errors.Join(r.f.Close(), os.Rename(r.path, r.path+".1")); err != nil {
-			r.f = nil
+		if err := os.Rename(r.path, r.path+".1"); err != nil {
 			return err
 		}
+		err := r.f.Close()
 		r.f = nil
+		if err != nil {
+			return err
+		}
 	}
 	if r.f == nil {
 		if err := r.open(); err != nil {
 			return err
 		}
 	}
-	n, err := r.f.Write(b)
-	r.size += int64(n)
-	return err
+	text := b
+	if r.lost > 0 {
+		text = append(fmt.Appendf(nil, "\n[%d bytes of the console are missing here: they could not be written]\n", r.lost), b...)
+	}
+	n, err := r.f.Write(text)
+	if err != nil {
+		if n > 0 && r.f.Truncate(r.size) != nil { // it is not whole, and is counted all the same
+			r.size += int64(n)
+		}
+		return err
+	}
+	r.size, r.lost = r.size+int64(n), 0
+	return nil
 }
 
 func (r *rotating) open() error {

@@ -122,7 +122,7 @@ func TestAConsoleIsBounded(t *testing.T) {
 	}
 	_ = c.Close()
 	<-k.done
-	if err := k.error(); err != nil {
+	if _, err := k.loss(); err != nil {
 		t.Fatal(err)
 	}
 	old, err := os.ReadFile(path + ".1")
@@ -170,7 +170,7 @@ func TestAConsoleIsRedirected(t *testing.T) {
 			t.Errorf("%s has %q, %v; want %q", filepath.Base(path), b, err, want)
 		}
 	}
-	if err := k.error(); err != nil {
+	if _, err := k.loss(); err != nil {
 		t.Error(err)
 	}
 }
@@ -193,17 +193,49 @@ func TestADiskThatFillsCostsTheConsoleOnly(t *testing.T) {
 	if err := k.await(t.Context(), "ready"); err != nil {
 		t.Error(err)
 	}
-	if err := k.error(); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("got %v, want no space", err)
+	if n, err := k.loss(); !errors.Is(err, unix.ENOSPC) || n < 1000*101 {
+		t.Errorf("got %d bytes, %v, want no space", n, err)
 	}
 	for range 2 { // asking adds nothing
 		got := m.Trace().Notes
-		if len(got) != 2 || got[0] != "as it was" || !strings.Contains(got[1], "the console is lost") || !strings.Contains(got[1], "no space left") {
+		if len(got) != 2 || got[0] != "as it was" || !strings.Contains(got[1], "bytes of the console are lost") || !strings.Contains(got[1], "no space left") {
 			t.Errorf("notes: %q", got)
 		}
 	}
 	if len(m.trace.Notes) != 1 {
 		t.Error("the machine's own notes have changed")
+	}
+}
+
+// A console goes on after its disk was full, and says what is missing.
+func TestAConsoleGoesOnAfterTheDiskWasFull(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console")
+	out := &rotating{path: path, max: maxConsole}
+	put := func(text string, want error) {
+		t.Helper()
+		if err := out.write([]byte(text)); !errors.Is(err, want) {
+			t.Errorf("%q: %v, want %v", text, err, want)
+		}
+	}
+	put("one\n", nil)
+	good := out.f
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	out.f = full
+	put("two\n", unix.ENOSPC)
+	put("three\n", unix.ENOSPC)
+	out.f = good
+	put("four\n", nil)
+	put("five\n", nil)
+	if err := out.close(); err != nil {
+		t.Error(err)
+	}
+	const want = "one\n\n[10 bytes of the console are missing here: they could not be written]\nfour\nfive\n"
+	if b, err := os.ReadFile(path); err != nil || string(b) != want {
+		t.Errorf("it has %q, %v; want %q", b, err, want)
 	}
 }
 
@@ -225,7 +257,7 @@ func TestAConsoleThatCannotRotateIsTold(t *testing.T) {
 	}
 	_ = c.Close()
 	<-k.done
-	if err := k.error(); err == nil || !strings.Contains(err.Error(), "rename") {
+	if _, err := k.loss(); err == nil || !strings.Contains(err.Error(), "rename") {
 		t.Errorf("got %v, want why it could not be renamed", err)
 	}
 	if fi, err := os.Stat(path); err != nil || fi.Size() != maxConsole {

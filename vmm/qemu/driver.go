@@ -106,6 +106,9 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 	if err := p.host.nests(cfg); err != nil {
 		return nil, err
 	}
+	if err := checkFree(cfg.Disks); err != nil {
+		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
+	}
 	t := newTracer()
 	var m *machine
 	if d.o.Templates == "" || cfg.Cold || cfg.Nested {

@@ -45,6 +45,7 @@ type machine struct {
 	killed   bool             // we ended it
 	shutdown string           // QMP's reason for the end: "guest-shutdown", "guest-reset", ...
 	proc     *os.Process
+	stall    stall
 	ports    [rootPorts]string // the disk or card in each
 	cards    []*os.File        // the host's ends; closed when the machine is gone
 
@@ -63,6 +64,7 @@ var (
 	_ vmm.Tracer   = (*machine)(nil)
 	_ vmm.Adopter  = (*machine)(nil)
 	_ vmm.Pauser   = (*machine)(nil)
+	_ vmm.Staller  = (*machine)(nil)
 
 	_ vmm.Networker = (*machine)(nil)
 	_ vmm.Vsocker   = (*machine)(nil)
@@ -188,6 +190,10 @@ func (m *machine) explain(err error) error {
 
 func (m *machine) takeEvent(e qmpEvent) {
 	switch e.Name {
+	case "BLOCK_IO_ERROR":
+		m.takeIOError(e.Data)
+	case "RESUME":
+		m.takeResume()
 	case "MIGRATION":
 		var d struct {
 			Status string `json:"status"`
@@ -226,8 +232,8 @@ func (m *machine) takeEvent(e qmpEvent) {
 // that does not end it.
 func (m *machine) Trace() vmm.Trace {
 	t := m.trace
-	if err := m.con.error(); err != nil {
-		t.Notes = append(slices.Clone(t.Notes), fmt.Sprintf("the console is lost from here on: %v", err))
+	if n, err := m.con.loss(); err != nil {
+		t.Notes = append(slices.Clone(t.Notes), fmt.Sprintf("%d bytes of the console are lost: %v", n, err))
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

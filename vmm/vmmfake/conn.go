@@ -166,6 +166,7 @@ type conn struct {
 	local, remote addr
 	rd, wd        deadline
 	onClose       func()
+	going         func() // blocks while whoever has this end stands still; nil: it never does
 }
 
 // newConns makes the two ends of a connection; onClose is called when one is
@@ -178,10 +179,16 @@ func newConns(a, b addr, onClose func()) (*conn, *conn) {
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.in.read(b, c.rd.wait())
+	if c.going != nil {
+		c.going()
+	}
 	return n, c.fault("read", err)
 }
 
 func (c *conn) Write(b []byte) (int, error) {
+	if c.going != nil {
+		c.going()
+	}
 	n, err := c.out.write(b, c.wd.wait())
 	return n, c.fault("write", err)
 }

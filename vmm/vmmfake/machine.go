@@ -33,6 +33,7 @@ type Machine struct {
 	once   sync.Once     // the end
 	err    error         // of Wait; read after gone
 	work   sync.WaitGroup
+	stall  stall
 
 	mu          sync.Mutex // guards the following
 	ended       bool
@@ -200,7 +201,7 @@ func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
-	return m.connect(m.guest, addr{hostCID, 0}, addr{guestCID, port})
+	return m.connect(m.guest, addr{hostCID, 0}, addr{guestCID, port}, m.awaitGoing)
 }
 
 // Listen takes the guest's connections to a host port.
@@ -210,7 +211,7 @@ func (m *Machine) Listen(port uint32) (net.Listener, error) {
 
 // GuestDial connects to a host port as a process in the machine does.
 func (m *Machine) GuestDial(port uint32) (net.Conn, error) {
-	return m.connect(m.host, addr{guestCID, 0}, addr{hostCID, port})
+	return m.connect(m.host, addr{guestCID, 0}, addr{hostCID, port}, nil)
 }
 
 // GuestListen listens on a guest port as a process in the machine does.
@@ -218,7 +219,8 @@ func (m *Machine) GuestListen(port uint32) (net.Listener, error) {
 	return m.listen(m.guest, addr{guestCID, port})
 }
 
-func (m *Machine) connect(at map[uint32]*listener, from, to addr) (net.Conn, error) {
+// connect makes a connection; going is of its far end.
+func (m *Machine) connect(at map[uint32]*listener, from, to addr, going func()) (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {
@@ -226,6 +228,7 @@ func (m *Machine) connect(at map[uint32]*listener, from, to addr) (net.Conn, err
 	}
 	var near, far *conn
 	near, far = newConns(from, to, func() { m.dropConn(near) })
+	far.going = going
 	l := at[to.port]
 	if l == nil || !l.offer(far) {
 		return nil, errs.New(errs.Unavailable, "dial port %d of machine %s: connection refused", to.port, m.cfg.Name)

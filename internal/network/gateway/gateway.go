@@ -3,10 +3,11 @@
 // the network and makes them anew from the host. Nothing that a machine sends is
 // passed on as a packet.
 //
-// The gateway's own address is the host: its ports lead to the host's loopback.
-// No other address of the host's loopback can be reached, and of an internal
-// network nothing at all. Echo requests to the gateway are answered, others are
-// not: it does not claim that an address is there which it did not ask.
+// The host is closed: no address of it can be reached, on whichever of its
+// interfaces. The gateway's own address stands for it, and those of its ports
+// that a machine may reach lead to the host's loopback. An internal network has
+// no way out, and none to the host. Echo requests to the gateway are answered,
+// others are not: it does not claim that an address is there which it did not ask.
 //
 // A machine has a bounded number of connections and flows, and what it has ends
 // with its Leave.
@@ -46,8 +47,19 @@ type Options struct {
 	// those of the stack's networks. It may be called at any time. May be nil.
 	Denied func(netip.Addr) bool
 	Limits Limits
-	// Dial makes connections from the host; nil: net.Dialer's.
+	// Dial makes connections from the host; nil: net.Dialer's, which also refuses
+	// what the host's routes lead to the host itself.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// HostAddrs lists the addresses of the host's interfaces; nil:
+	// net.InterfaceAddrs.
+	HostAddrs func() ([]net.Addr, error)
+}
+
+// Ports are ports of the host's loopback, from Low to High.
+type Ports struct {
+	Low      uint16 `json:"low"`
+	High     uint16 `json:"high"`
+	Protocol string `json:"protocol"` // "tcp" or "udp"
 }
 
 // Limits of what one machine has at once, and of waiting. Zeroes mean what
@@ -91,6 +103,7 @@ type Gateway struct {
 	pump  sync.WaitGroup // moves what the stack sends
 	work  sync.WaitGroup // connections and flows
 	stats stats
+	host  hostAddrs
 
 	mu       sync.Mutex // guards the following
 	machines map[netip.Addr]*machine
@@ -103,6 +116,7 @@ type machine struct {
 	cancel context.CancelCauseFunc
 	conns  chan struct{} // one taken a connection
 	flows  chan struct{} // one taken a flow
+	open   []Ports       // of the host
 	asks   *rate.Limiter
 }
 
@@ -120,9 +134,12 @@ func New(s *segment.Segment, o Options) (*Gateway, error) {
 	}
 	o.Limits = o.Limits.defaults()
 	if o.Dial == nil {
-		o.Dial = new(net.Dialer).DialContext
+		o.Dial = dialOut
 	}
-	g := &Gateway{o: o, machines: map[netip.Addr]*machine{}}
+	if o.HostAddrs == nil {
+		o.HostAddrs = net.InterfaceAddrs
+	}
+	g := &Gateway{o: o, host: hostAddrs{list: o.HostAddrs}, machines: map[netip.Addr]*machine{}}
 	g.link = channel.New(outgoing, uint32(s.MTU()+frame.HeaderSize), tcpip.LinkAddress(o.MAC[:]))
 	var err error
 	if g.stack, err = newStack(ethernet.New(g.link), o); err != nil {
@@ -196,9 +213,9 @@ func (g *Gateway) exceeds(f *frame.Frame) bool {
 	return true
 }
 
-// Join tells of a machine, before its port is attached. A machine that is there
-// already keeps what it has.
-func (g *Gateway) Join(id frame.Identity) error {
+// Join admits a machine, before its port is attached, and opens ports of the host
+// to it. A machine that is there already keeps what it has.
+func (g *Gateway) Join(id frame.Identity, open []Ports) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
@@ -208,7 +225,7 @@ func (g *Gateway) Join(id frame.Identity) error {
 		return nil
 	}
 	m := &machine{conns: make(chan struct{}, g.o.Limits.Conns), flows: make(chan struct{}, g.o.Limits.Flows),
-		asks: rate.NewLimiter(rate.Limit(g.o.Limits.Asks), int(g.o.Limits.Asks))}
+		asks: rate.NewLimiter(rate.Limit(g.o.Limits.Asks), int(g.o.Limits.Asks)), open: open}
 	m.ctx, m.cancel = context.WithCancelCause(g.ctx)
 	for _, a := range addresses(id) {
 		if err := g.stack.AddStaticNeighbor(nic, protocol(a), address(a), tcpip.LinkAddress(id.MAC[:])); err != nil {

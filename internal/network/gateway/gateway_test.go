@@ -24,7 +24,8 @@ const patience = 20 * time.Second
 type lan struct {
 	*segment.Segment
 	*Gateway
-	o Options
+	o    Options
+	open []Ports // to machines that are plugged in from here on
 }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
@@ -49,14 +50,14 @@ func newLAN(t testing.TB, mtu int, change func(*Options)) *lan {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close(); g.Close() })
-	return &lan{s, g, o}
+	return &lan{Segment: s, Gateway: g, o: o}
 }
 
 // plug attaches machine n and answers its socket.
 func (l *lan) plug(t testing.TB, n byte) net.Conn {
 	t.Helper()
 	ours, theirs := nt.Pair(t)
-	if err := l.Join(identity(n)); err != nil {
+	if err := l.Join(identity(n), l.open); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Attach(identity(n), ours); err != nil {
@@ -157,17 +158,57 @@ func TestWayOutTCP(t *testing.T) {
 	}
 }
 
-func TestGatewayIsTheHost(t *testing.T) {
+// portsOf opens one port.
+func portsOf(protocol string, port uint16) []Ports {
+	return []Ports{{Low: port, High: port, Protocol: protocol}}
+}
+
+func TestHostPortLeadsToTheLoopback(t *testing.T) {
 	for at, gateway := range map[string]string{"127.0.0.1:0": "10.40.0.1", "[::1]:0": "fd00::1"} {
 		t.Run(gateway, func(t *testing.T) {
 			server := echoServer(t, at)
 			l := newLAN(t, 1280, nil)
+			l.open = portsOf("tcp", server.Port())
 			c, err := l.station(t, 10).Dial(limited(t), netip.AddrPortFrom(netip.MustParseAddr(gateway), server.Port()))
 			if err != nil {
 				t.Fatal(err)
 			}
 			exchange(t, c, []byte("hello"))
 		})
+	}
+}
+
+// By default nothing of the host can be reached by any of its addresses, by TCP
+// or UDP, and a port that one machine may reach is not open to another.
+func TestHostIsClosed(t *testing.T) {
+	server := echoServer(t, "127.0.0.1:0")
+	own := []net.Addr{&net.IPNet{IP: net.IPv4(192, 0, 2, 9), Mask: net.CIDRMask(24, 32)},
+		&net.IPNet{IP: net.ParseIP("2001:db8::9"), Mask: net.CIDRMask(64, 128)}}
+	dial, asked := elsewhere(server.String())
+	l := newLAN(t, 1280, func(o *Options) {
+		o.Dial, o.HostAddrs = dial, func() ([]net.Addr, error) { return own, nil }
+	})
+	other := l.station(t, 11)
+	l.open = portsOf("udp", server.Port())
+	s := l.station(t, 10)
+	for _, a := range []string{"10.40.0.1", "fd00::1", "192.0.2.9", "2001:db8::9"} {
+		to := netip.AddrPortFrom(netip.MustParseAddr(a), server.Port())
+		for name, from := range map[string]interface {
+			Dial(context.Context, netip.AddrPort) (net.Conn, error)
+		}{"with a port of UDP": s, "without": other} {
+			if c, err := from.Dial(limited(t), to); err == nil {
+				c.Close()
+				t.Errorf("%s is reached by a machine %s", to, name)
+			} else if errs.ClassOf(err) == errs.DeadlineExceeded {
+				t.Errorf("%s: not refused at once: %v", to, err)
+			}
+		}
+	}
+	if len(asked) > 0 {
+		t.Errorf("dialled %s", <-asked)
+	}
+	if c := l.Gateway.Counters(); c.Denied == 0 || c.Conns+c.Flows > 0 {
+		t.Errorf("counted %+v", c)
 	}
 }
 
@@ -185,9 +226,9 @@ func TestDenied(t *testing.T) {
 			if internal {
 				to = append(to, "10.40.0.1", "fd00::1", "192.0.2.7", "2001:db8::7")
 			}
+			all := &machine{open: []Ports{{1, 65535, "tcp"}}}
 			for _, a := range to {
-				_, ok := l.leads(netip.AddrPortFrom(netip.MustParseAddr(a), server.Port()))
-				if ok {
+				if _, ok := l.leads(all, "tcp", netip.AddrPortFrom(netip.MustParseAddr(a), server.Port())); ok {
 					t.Errorf("something leads to %s", a)
 				}
 			}
@@ -207,17 +248,88 @@ func TestDenied(t *testing.T) {
 }
 
 func TestLeads(t *testing.T) {
-	g := &Gateway{o: Options{V4: prefix("10.40.0.1/24"), V6: prefix("fd00::1/64")}}
-	for to, want := range map[string]string{
-		"10.40.0.1:80": "127.0.0.1:80", "[fd00::1]:80": "[::1]:80", "192.0.2.1:53": "192.0.2.1:53",
-		"[::ffff:192.0.2.1]:80": "192.0.2.1:80", "[::ffff:127.0.0.1]:80": "", "192.0.2.1:0": "", "224.0.0.1:80": "",
-		"[ff02::1]:80": "", "255.255.255.255:80": "",
+	own := []net.Addr{&net.IPNet{IP: net.IPv4(198, 51, 100, 9), Mask: net.CIDRMask(24, 32)},
+		&net.IPNet{IP: net.ParseIP("2001:db8::9"), Mask: net.CIDRMask(64, 128)}, &net.IPNet{IP: net.IPv4(203, 0, 113, 1), Mask: net.CIDRMask(32, 32)}}
+	g := &Gateway{o: Options{V4: prefix("10.40.0.1/24"), V6: prefix("fd00::1/64")},
+		host: hostAddrs{list: func() ([]net.Addr, error) { return own, nil }}}
+	m := &machine{open: []Ports{{80, 81, "tcp"}, {53, 53, "udp"}}}
+	for _, c := range []struct{ network, to, want string }{
+		{"tcp", "10.40.0.1:80", "127.0.0.1:80"},
+		{"tcp", "[fd00::1]:81", "[::1]:81"},
+		{"udp", "10.40.0.1:53", "127.0.0.1:53"},
+		{"tcp", "[::ffff:10.40.0.1]:80", "127.0.0.1:80"},
+		{"tcp", "10.40.0.1:79", ""},
+		{"tcp", "10.40.0.1:82", ""},
+		{"udp", "10.40.0.1:80", ""},
+		{"tcp", "10.40.0.1:53", ""},
+		// Addresses of the host, also with a port that is open under its name.
+		{"tcp", "198.51.100.9:80", ""},
+		{"tcp", "[::ffff:198.51.100.9]:80", ""},
+		{"tcp", "[2001:db8::9]:80", ""},
+		{"tcp", "203.0.113.1:80", ""},
+		{"tcp", "127.0.0.1:80", ""},
+		{"tcp", "127.1.2.3:80", ""},
+		{"tcp", "[::ffff:127.0.0.1]:80", ""},
+		{"tcp", "[::1]:80", ""},
+		{"tcp", "0.0.0.0:80", ""},
+		{"tcp", "0.1.2.3:80", ""},
+		{"tcp", "[::]:80", ""},
+		{"tcp", "169.254.169.254:80", ""},
+		{"tcp", "[fe80::1]:80", ""},
+		{"udp", "198.51.100.255:53", ""}, // the broadcast of the host's network
+		{"udp", "198.51.100.0:53", ""},
+		{"udp", "255.255.255.255:53", ""},
+		{"tcp", "224.0.0.1:80", ""},
+		{"tcp", "[ff02::1]:80", ""},
+		// The way out is open.
+		{"tcp", "198.51.100.1:80", "198.51.100.1:80"},
+		{"tcp", "[2001:db8::1]:80", "[2001:db8::1]:80"},
+		{"udp", "192.0.2.1:53", "192.0.2.1:53"},
+		{"tcp", "[::ffff:192.0.2.1]:80", "192.0.2.1:80"},
+		{"tcp", "192.0.2.1:0", ""},
 	} {
-		got, ok := g.leads(netip.MustParseAddrPort(to))
-		if ok != (want != "") || ok && got.String() != want {
-			t.Errorf("%s leads to %v, %v; want %q", to, got, ok, want)
+		got, ok := g.leads(m, c.network, netip.MustParseAddrPort(c.to))
+		if ok != (c.want != "") || ok && got.String() != c.want {
+			t.Errorf("%s %s leads to %v, %v; want %q", c.network, c.to, got, ok, c.want)
 		}
 	}
+	g.host = hostAddrs{list: func() ([]net.Addr, error) { return nil, errs.New(errs.Unavailable, "no netlink") }}
+	if _, ok := g.leads(m, "tcp", netip.MustParseAddrPort("192.0.2.1:80")); ok {
+		t.Error("the way out is open while the host's addresses are not known")
+	}
+}
+
+// Where the host's interfaces do not list an address of the host, its routes tell.
+func TestDialOutRefusesTheHost(t *testing.T) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range addrs {
+		n, ok := addr.(*net.IPNet)
+		if !ok || n.IP.IsLoopback() || n.IP.IsLinkLocalUnicast() {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(n.IP.String(), "0"))
+		if err != nil {
+			continue // tentative, say
+		}
+		for _, network := range []string{"tcp", "udp"} {
+			if c, err := dialOut(limited(t), network, l.Addr().String()); !errs.Is(err, errs.PermissionDenied) {
+				if err == nil {
+					c.Close()
+				}
+				t.Errorf("%s %s: %v", network, l.Addr(), err)
+			}
+		}
+		l.Close()
+	}
+	server := echoServer(t, "127.0.0.1:0")
+	c, err := dialOut(limited(t), "tcp", server.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	exchange(t, c, []byte("hello"))
 }
 
 func TestRefusedByTheHost(t *testing.T) {
@@ -228,6 +340,7 @@ func TestRefusedByTheHost(t *testing.T) {
 	closed := netip.MustParseAddrPort(l.Addr().String())
 	l.Close()
 	n := newLAN(t, 1280, nil)
+	n.open = portsOf("tcp", closed.Port())
 	c, err := n.station(t, 10).Dial(limited(t), netip.AddrPortFrom(n.o.V4.Addr(), closed.Port()))
 	if err == nil {
 		c.Close()
@@ -241,6 +354,7 @@ func TestRefusedByTheHost(t *testing.T) {
 func TestConnectionsAreBounded(t *testing.T) {
 	server := echoServer(t, "127.0.0.1:0")
 	l := newLAN(t, 1280, func(o *Options) { o.Limits.Conns = 3 })
+	l.open = portsOf("tcp", server.Port())
 	greedy, other := l.station(t, 10), l.station(t, 11)
 	to := netip.AddrPortFrom(l.o.V4.Addr(), server.Port())
 	var held []net.Conn
@@ -419,7 +533,7 @@ func FuzzDeliver(f *testing.F) {
 			return nil, errs.New(errs.Unavailable, "no way out in this test")
 		}
 	})
-	if err := l.Join(identity(10)); err != nil {
+	if err := l.Join(identity(10), nil); err != nil {
 		f.Fatal(err)
 	}
 	id := identity(10)
@@ -455,6 +569,7 @@ func BenchmarkThroughput(b *testing.B) {
 			}()
 			l := newLAN(b, mtu, nil)
 			port := netip.MustParseAddrPort(sink.Addr().String()).Port()
+			l.open = portsOf("tcp", port)
 			c, err := l.station(b, 10).Dial(limited(b), netip.AddrPortFrom(l.o.V4.Addr(), port))
 			if err != nil {
 				b.Fatal(err)

@@ -3,30 +3,33 @@ package gateway
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 )
 
-// leads answers where on the host a machine's connection to "to" goes, and
+// leads returns where on the host a connection or flow of m to "to" goes, and
 // whether it goes anywhere.
-func (g *Gateway) leads(to netip.AddrPort) (netip.AddrPort, bool) {
+func (g *Gateway) leads(m *machine, network string, to netip.AddrPort) (netip.AddrPort, bool) {
 	a := to.Addr().Unmap()
 	switch {
-	case g.o.Internal:
+	case g.o.Internal, !a.IsValid(), to.Port() == 0:
 		return netip.AddrPort{}, false
 	case a == g.o.V4.Addr():
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port()), true
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port()), m.mayReach(network, to.Port())
 	case a == g.o.V6.Addr():
-		return netip.AddrPortFrom(netip.IPv6Loopback(), to.Port()), true
-	case !a.IsValid() || to.Port() == 0 || closed(a):
-		return netip.AddrPort{}, false
-	}
-	if g.o.Denied != nil && g.o.Denied(a) {
+		return netip.AddrPortFrom(netip.IPv6Loopback(), to.Port()), m.mayReach(network, to.Port())
+	case closed(a), g.host.has(a), g.o.Denied != nil && g.o.Denied(a):
 		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(a, to.Port()), true
+}
+
+// mayReach reports whether a port of the host's loopback is open to m.
+func (m *machine) mayReach(network string, port uint16) bool {
+	return slices.ContainsFunc(m.open, func(p Ports) bool { return p.Protocol == network && p.Low <= port && port <= p.High })
 }
 
 // closed reports whether a means the host itself, its links, or nobody in

@@ -37,7 +37,7 @@ func (g *Gateway) acceptTCP(r *tcp.ForwarderRequest) {
 		return
 	}
 	defer end()
-	to, ok := g.leads(addrPort(id.LocalAddress, id.LocalPort))
+	to, ok := g.leads(m, "tcp", addrPort(id.LocalAddress, id.LocalPort))
 	if !ok {
 		g.stats.denied.Add(1)
 		r.Complete(true)

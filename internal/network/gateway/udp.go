@@ -20,14 +20,15 @@ const maxDatagram = 65535
 // not. False lets the stack answer "port unreachable".
 func (g *Gateway) acceptUDP(r *udp.ForwarderRequest) bool {
 	id := r.ID()
-	to, ok := g.leads(addrPort(id.LocalAddress, id.LocalPort))
-	if !ok {
-		g.stats.denied.Add(1)
-		return false
-	}
 	m, end := g.begin(addrPort(id.RemoteAddress, 0).Addr(), func(m *machine) chan struct{} { return m.flows })
 	if m == nil {
 		return true // lost, as datagrams may be
+	}
+	to, ok := g.leads(m, "udp", addrPort(id.LocalAddress, id.LocalPort))
+	if !ok {
+		g.stats.denied.Add(1)
+		end()
+		return false
 	}
 	host, err := g.dial(m.ctx, "udp", to)
 	if err != nil {

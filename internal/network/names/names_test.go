@@ -88,6 +88,7 @@ func TestNames(t *testing.T) {
 		{"front", "10.40.0.11", "example.org", dns.TypeA, "beyond"},
 		{"front", "10.40.0.11", "host." + Zone, dns.TypeA, "NOERROR 10.40.0.1"},
 		{"front", "10.40.0.11", "host." + Zone, dns.TypeAAAA, "NOERROR fd00::1"},
+		{"front", "10.40.0.11", "host.docker.internal", dns.TypeA, "NOERROR 10.40.0.1"},
 		// web-1 is on both networks, whichever gateway it asks.
 		{"front", "10.40.0.10", "db", dns.TypeA, "NOERROR 10.41.0.20"},
 		{"front", "10.40.0.10", "web-1", dns.TypeA, "NOERROR 10.40.0.10 10.41.0.10"},
@@ -98,6 +99,7 @@ func TestNames(t *testing.T) {
 		{"back", "10.41.0.20", "web", dns.TypeAAAA, "NOERROR"},
 		{"back", "10.41.0.20", "store", dns.TypeA, "NOERROR 10.41.0.20"},
 		{"back", "10.41.0.20", "host." + Zone, dns.TypeA, "NXDOMAIN"},
+		{"back", "10.41.0.20", "host.docker.internal", dns.TypeA, "NXDOMAIN"},
 		{"back", "10.41.0.20", "example.org", dns.TypeA, "NXDOMAIN"},
 		{"back", "10.41.0.20", "1.2.0.192.in-addr.arpa", dns.TypePTR, "NXDOMAIN"},
 		// Somebody unknown sees the network on which it asks.

@@ -20,8 +20,11 @@ import (
 // What is not there is nowhere.
 const Zone = "vzcompose.internal"
 
-// host is the host's name in Zone.
-const host = "host"
+// The host's names: one in Zone, and the one that container engines use.
+const (
+	host       = "host"
+	dockerHost = "host.docker.internal"
+)
 
 // Network is what the resolver knows of a network.
 type Network struct {
@@ -130,7 +133,7 @@ func (t *Table) lookup(a asker, name string) (f found, beyond bool) {
 	switch {
 	case name == Zone:
 		return found{known: true, some: true}, beyond
-	case zone && local == host:
+	case zone && local == host, name == dockerHost:
 		return t.hostLocked(networks), beyond
 	}
 	f = t.machinesLocked(networks, local)
