@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -85,7 +86,7 @@ func (h Home) Alive(stack, name string) (bool, error) {
 func (h Home) RemoveInstance(stack, name string) error {
 	l, err := filelock.Try(h.instanceLock(stack, name))
 	if os.IsNotExist(err) {
-		return os.RemoveAll(removed(h.Instance(stack, name))) // of a removal that was interrupted
+		return erase(removed(h.Instance(stack, name))) // of a removal that was interrupted
 	}
 	if err != nil {
 		return err
@@ -103,7 +104,7 @@ func removed(dir string) string {
 
 // remove takes a folder from its place, then deletes it.
 func remove(dir string) error {
-	if err := os.RemoveAll(removed(dir)); err != nil { // of a removal that was interrupted
+	if err := erase(removed(dir)); err != nil { // of a removal that was interrupted
 		return err
 	}
 	if err := os.Rename(dir, removed(dir)); err != nil {
@@ -112,7 +113,23 @@ func remove(dir string) error {
 		}
 		return err
 	}
-	return os.RemoveAll(removed(dir))
+	return erase(removed(dir))
+}
+
+// lateFiles bounds how often erase begins anew.
+const lateFiles = 100
+
+// erase deletes a folder that has its place no more. A process that was on its
+// way into the folder when it was renamed may still create a lock file there,
+// behind the back of the deletion: it finds that it has the wrong one, and there
+// are only as many as were on their way.
+func erase(dir string) error {
+	for n := 0; ; n++ {
+		err := os.RemoveAll(dir)
+		if n == lateFiles || !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
+	}
 }
 
 // LockStack takes the lock under which a stack is changed, and waits for whom
