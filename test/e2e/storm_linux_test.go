@@ -47,11 +47,17 @@ func TestStorm(t *testing.T) {
 	faults, seed := stormNumber(t, "STORM_FAULTS", 30), stormNumber(t, "STORM_SEED", 1)
 	s := scenario(t, stormStack)
 	x := &storm{stack: s, rnd: rand.New(rand.NewPCG(uint64(seed), 0)), counted: map[string]int{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d, so far:\n%s", seed, strings.Join(x.did, "\n"))
+			s.vz("exec", "counter", "sh", "-c", "ls -la /data; cat /data/n; mount | grep data").dump(t)
+		}
+	})
 	s.must("up", "-d")
 	for n := range faults {
 		x.fault(n)
 		if t.Failed() {
-			t.Fatalf("fault %d of seed %d:\n%s", n, seed, strings.Join(x.did, "\n"))
+			t.FailNow()
 		}
 	}
 	x.check()
