@@ -64,15 +64,12 @@ func (h handler) hold(ctx context.Context, e lifecycle.Event, do func(context.Co
 	return st, err
 }
 
-// pause is all or nothing: a machine that may be held and is not on record as held
-// would stand still for ever. The loop's.
+// pause is all or nothing: a machine that may be held and is not known to be would
+// stand still for ever. The loop's.
 func (s *shim) pause(ctx context.Context, p vmm.Pauser) error {
 	err := p.Pause(ctx)
 	if err == nil {
-		if err = s.move(lifecycle.Pause, ""); err == nil {
-			return nil
-		}
-		s.life, s.st.State = lifecycle.Started, lifecycle.Started
+		return s.move(lifecycle.Pause, "")
 	}
 	uctx, cancel := limit(s.ctx, callLimit, "let the machine go on")
 	defer cancel()
@@ -84,11 +81,7 @@ func (s *shim) resume(ctx context.Context, p vmm.Pauser) error {
 	if err := p.Resume(ctx); err != nil {
 		return err
 	}
-	err := s.move(lifecycle.Resume, "")
-	if err != nil { // it runs: whoever asks the shim is told so
-		s.tell("")
-	}
-	return err
+	return s.move(lifecycle.Resume, "")
 }
 
 // ask has the loop run f, and answers what it came to.

@@ -73,7 +73,8 @@ func TestResumeWhoseClockFails(t *testing.T) {
 	}
 }
 
-// A pause that fails leaves nothing held: whether it took effect is not known.
+// A pause that fails leaves nothing held: whether it took effect is not known. One
+// that cannot be recorded is known to the shim, and the record follows.
 func TestPauseThatFails(t *testing.T) {
 	r := newRig(t, vmmfake.Options{}, "sleep", "infinity")
 	m := &pausable{refuse: errors.New("no answer")}
@@ -91,16 +92,21 @@ func TestPauseThatFails(t *testing.T) {
 	_, err := c.Pause(t.Context())
 	started("the machine does not answer", "no answer", err)
 	m.refuse = nil
-	// A record that cannot be written is written later: the machine is held all the
-	// same, and whoever asks the shim is told.
 	folder := r.launch.Home.Instance("shop", "web-1")
 	if err := os.Rename(folder, folder+"-away"); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := c.Pause(t.Context()); err != nil || st.State != lifecycle.Paused || !m.is() {
-		t.Errorf("the record cannot be written: %+v, %v", st, err)
+		t.Errorf("the record cannot be written: %+v, %v; held: %v", st, err, m.is())
 	}
 	if err := os.Rename(folder+"-away", folder); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := c.Stop(t.Context(), grace(0)); err != nil {
+		t.Error(err)
+	}
+	r.end()
+	if rec := r.record(); rec.State != lifecycle.Stopped {
+		t.Errorf("on record is %s", rec.State)
 	}
 }

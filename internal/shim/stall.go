@@ -325,6 +325,10 @@ func (g guarded) Write(ctx context.Context, p agentproto.Write) (shimproto.Empty
 	return guard(ctx, g.s, p, g.handler.Write)
 }
 
+func (g guarded) Vsock(ctx context.Context, p shimproto.Vsock) (shimproto.Connected, error) {
+	return guard(ctx, g.s, p, g.handler.Vsock)
+}
+
 func (g guarded) Relay(ctx context.Context, p state.Relay) (shimproto.Empty, error) {
 	return guard(ctx, g.s, p, g.handler.Relay)
 }

@@ -242,8 +242,9 @@ func (h Home) WriteState(stack, name string, s State) error {
 	s.Version = Version
 	// An earlier one will do after a loss of power: no shim lives then, whatever it
 	// says, and each change of it delays a start.
-	err := encode(h.state(stack, name), s, durable.Replace)
-	if errors.Is(err, syscall.ENOSPC) && overwriteJSON(h.state(stack, name), s) == nil {
+	path := h.state(stack, name)
+	err := encode(path, s, durable.Replace)
+	if errors.Is(err, syscall.ENOSPC) && overwriteJSON(path, s) == nil {
 		return nil
 	}
 	return err
