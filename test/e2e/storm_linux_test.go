@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -131,26 +132,42 @@ func (x *storm) kill(which func(state.Instance) int) {
 	i := all[names[x.rnd.IntN(len(names))]]
 	pid := which(i)
 	x.did = append(x.did, fmt.Sprintf("  of %s, which was %s: process %d", i.Name, i.State, pid))
-	if pid > 1 {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	x.end(pid)
+}
+
+// end kills a process, if it is there, and waits until it is gone: what it held is
+// free then.
+func (x *storm) end(pid int) {
+	if pid <= 1 || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		return // it has ended
 	}
+	x.eventually("the process is gone", func() bool { return !isThere(pid) })
+}
+
+// isThere reports whether a process has its files open: one that only waits to be
+// reaped has none (proc(5), the state in stat).
+func isThere(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, ok := strings.Cut(string(b), ") ")
+	return err == nil && ok && !strings.HasPrefix(state, "Z") && !strings.HasPrefix(state, "X")
 }
 
 // machineOf returns the process below a shim, or 0.
 func (x *storm) machineOf(shim int) int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", shim, shim))
-	if err != nil {
-		return 0
-	}
 	var pid int
-	_, _ = fmt.Sscan(string(b), &pid) // none: it has no machine now
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", shim)) // the pattern is right
+	for _, list := range lists {
+		if b, err := os.ReadFile(list); err == nil && pid == 0 {
+			_, _ = fmt.Sscan(string(b), &pid) // none: it has no machine now
+		}
+	}
 	return pid
 }
 
 func (x *storm) killSwitch() {
 	pid, err := filelock.Signed(store.Home{Dir: shared.home}.SwitchLock(x.name))
-	if err == nil && pid > 1 {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	if err == nil {
+		x.end(pid)
 	}
 }
 
