@@ -18,7 +18,7 @@ type checker struct {
 	root *node
 	file *file
 	// env has the env files that were read, by path.
-	env map[string]map[string]string
+	env map[string][]envEntry
 	// active are the containers that are in the stack (profiles).
 	active map[string]bool
 	// filters has the digests of the seccomp profiles that were read, by path.
@@ -71,17 +71,23 @@ func (c *checker) at(container string) *trail {
 	return (*trail)(nil).key("containers").key(container)
 }
 
-// environment lays environment over the files of env_file. A name without a
+// environment lays environment over the files of env_file, of which a later one
+// may use the variables of an earlier one and those of environment. A name without a
 // value that the caller does not have either is taken out.
 func (c *checker) environment(name string, d declared) map[string]string {
 	all := map[string]string{}
+	lookup := func(name string) (string, bool) {
+		if v, ok := c.w.lookup(name); ok {
+			return v, true
+		}
+		v, ok := d.Environment[name]
+		return v, ok
+	}
 	for i, f := range d.envFiles {
 		if !c.active[name] {
 			break // its files need not be there
 		}
-		for k, v := range c.envFile(f, c.at(name).key("env_file").item(i)) {
-			all[k] = v
-		}
+		putEnv(c.w, c.envFile(f, c.at(name).key("env_file").item(i)), all, lookup)
 	}
 	if n := c.node(name).child("environment"); n != nil && c.w.spend(n, n) {
 		for _, e := range pairs(c.w, n, c.at(name).key("environment"), "=").entries {
@@ -97,10 +103,10 @@ func (c *checker) environment(name string, d declared) map[string]string {
 	return all
 }
 
-// envFile answers the variables of a file, which is read once for all that name
+// envFile returns the statements of a file, which is read once for all that name
 // it.
-func (c *checker) envFile(f envFile, at *trail) map[string]string {
-	vars, read := c.env[f.path]
+func (c *checker) envFile(f envFile, at *trail) []envEntry {
+	entries, read := c.env[f.path]
 	if !read {
 		data, err := readBounded(f.path)
 		if c.w.room -= len(data); err == nil && c.w.room < 0 {
@@ -112,14 +118,14 @@ func (c *checker) envFile(f envFile, at *trail) map[string]string {
 			}
 			return nil
 		}
-		vars = readEnv(c.w, c.w.shown(f.path), data)
-		c.env[f.path] = vars
+		entries = parseEnv(c.w, c.w.shown(f.path), data)
+		c.env[f.path] = entries
 	}
-	c.w.charge(len(vars))
+	c.w.charge(len(entries))
 	if !c.w.visit(f.at) {
 		return nil
 	}
-	return vars
+	return entries
 }
 
 // runtime finds an init beside an OCI runtime: the first is the agent's, which
