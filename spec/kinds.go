@@ -346,7 +346,7 @@ func (k kind[V]) changes(field string, old, new V) []Change {
 // pointer is the kind of values that may be absent.
 func pointer[V any](k kind[V]) kind[*V] {
 	return kind[*V]{
-		schema: k.schema,
+		schema: k.schema, merge: k.merge,
 		decode: func(w *walker, n *node, at *trail) (*V, bool) {
 			v, ok := k.decode(w, n, at)
 			if !ok {

@@ -159,9 +159,11 @@ func (l *loader) merged(w *walker, inputs []input) *node {
 	root := roots[0]
 	if len(roots) > 1 {
 		// What a later file replaces must be right all the same.
+		w.parts = true
 		for _, r := range roots {
 			keys.decode(w, r, nil)
 		}
+		w.parts = false
 		for _, r := range roots[1:] {
 			root = keys.merge(w, root, r, nil)
 		}
