@@ -91,6 +91,7 @@ type Store struct {
 	flights   flights
 	transport http.RoundTripper
 	keychain  authn.Keychain
+	delay     time.Duration // before a request is repeated for the first time
 	now       func() time.Time
 }
 
@@ -105,6 +106,7 @@ func Open(dir string) (*Store, error) {
 		dir:       dir,
 		transport: newGuard(remote.DefaultTransport, idleLimit),
 		keychain:  &keychain{inner: authn.DefaultKeychain, limit: idleLimit},
+		delay:     firstDelay,
 		now:       time.Now,
 	}
 	for _, d := range []string{"blobs/sha256", "rootfs", "tmp", "locks"} {

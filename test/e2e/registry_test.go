@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +75,50 @@ func registry(t *testing.T) string {
 	}
 }
 
+// cutting stands before a server and resets the first connections that bring more
+// than so many bytes each. Sent is how many went through in all.
+func cutting(t *testing.T, server string, at ...int64) (addr string, sent *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	var cuts atomic.Int64
+	sent = &atomic.Int64{}
+	carry := func(c net.Conn) {
+		defer c.Close()
+		to, err := net.Dial("tcp", server)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		go func() { _, _ = io.Copy(to, c) }()
+		for b, n := make([]byte, 32<<10), int64(0); ; {
+			got, err := to.Read(b)
+			if _, werr := c.Write(b[:got]); err != nil || werr != nil {
+				return
+			}
+			n += int64(got)
+			sent.Add(int64(got))
+			if k := cuts.Load(); int(k) < len(at) && n > at[k] && cuts.CompareAndSwap(k, k+1) {
+				_ = c.(*net.TCPConn).SetLinger(0)
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go carry(c)
+		}
+	}()
+	return l.Addr().String(), sent
+}
+
 // push makes an image of a root tar and pushes it.
 func push(t *testing.T, ref, tar string, config v1.Config) {
 	t.Helper()
@@ -111,7 +157,7 @@ func must[T any](v T, err error) T {
 // usual Docker config, runs, and answers.
 func TestPullFromARegistryWithAPassword(t *testing.T) {
 	s := scenario(t, "containers: {}\n")
-	addr := registry(t)
+	addr, sent := cutting(t, registry(t), 1<<20, 3<<20, 8<<20)
 	ref := addr + "/team/redis:7"
 	push(t, ref, filepath.Join(shared.cache, "images", "redis.tar"), v1.Config{
 		Cmd: []string{"redis-server", "--save", ""}, WorkingDir: "/data", User: "redis",
@@ -133,7 +179,10 @@ func TestPullFromARegistryWithAPassword(t *testing.T) {
 		t.Errorf("with a wrong password: %s", r)
 	}
 	login(password)
-	s.must("up", "-d")
+	before := sent.Load()
+	r = s.must("up", "-d")
+	contains(t, "an up over a bad connection", r.err, "again in")
+	t.Logf("%d bytes were sent", sent.Load()-before)
 	s.eventually("redis answers", func() bool { return s.vz("exec", "cache", "redis-cli", "ping").out == "PONG\n" })
 	if got := s.must("exec", "cache", "sh", "-c", "id -un; pwd").out; got != "redis\n/data\n" {
 		t.Errorf("user and folder: %q", got)
