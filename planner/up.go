@@ -65,6 +65,9 @@ func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
 		u.digests[i.Ref] = i.Digest
 	}
 	u.decideAll()
+	if err := u.checkHealth(); err != nil {
+		return nil, err
+	}
 	moved := u.moveNetworks()
 	u.propagate()
 	u.checkVolumes()

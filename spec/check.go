@@ -159,6 +159,7 @@ func (c *checker) check(o Options) {
 		}
 		c.source(e)
 		c.rootFS(e)
+		c.healthCheck(e)
 		c.dependencies(e)
 		c.wanting(e)
 		c.instanceNames(e)
@@ -243,9 +244,24 @@ func (c *checker) dependencies(e entry) {
 				hint = suggest(name, sortedKeys(c.file.containers))
 			}
 			c.w.error(d.key, at, hint, "no container %s", quote(name))
-		case c.file.containers[e.key.text].DependsOn[name].Condition == ConditionHealthy && c.file.containers[name].HealthCheck == nil:
+		case c.file.containers[e.key.text].DependsOn[name].Condition == ConditionHealthy && c.unchecked(name):
 			c.w.error(d.key, at, "give it a healthcheck, or wait for started", "container %s has no healthcheck", quote(name))
 		}
+	}
+}
+
+// unchecked reports whether a container has no health check, whatever its image
+// says.
+func (c *checker) unchecked(name string) bool {
+	d := c.file.containers[name]
+	return !d.Checked(d.Image != "")
+}
+
+// healthCheck: where there is no image to have the test it is in the file.
+func (c *checker) healthCheck(e entry) {
+	d := c.file.containers[e.key.text]
+	if d.HealthCheck != nil && d.RootFS != nil && len(d.HealthCheck.Test) == 0 {
+		c.w.error(e.value.child("healthcheck"), c.at(e.key.text).key("healthcheck"), `write test: ["CMD", "..."]`, `"test" is missing`)
 	}
 }
 

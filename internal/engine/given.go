@@ -32,10 +32,6 @@ func transcribe(rec *store.Instance, c spec.Container) {
 	for _, p := range c.Ports {
 		rec.Ports = append(rec.Ports, state.Port{Target: p.Target, Published: p.Published, HostIP: p.HostIP, Protocol: p.Protocol})
 	}
-	if h := c.HealthCheck; h != nil {
-		rec.Health = &store.Health{Args: checkCommand(h.Test), Interval: h.Interval, Timeout: h.Timeout,
-			StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}
-	}
 	if c.Hooks != nil {
 		rec.PostStart, rec.PreStop = hooksOf(c.Hooks.PostStart), hooksOf(c.Hooks.PreStop)
 	}
@@ -45,14 +41,6 @@ func transcribe(rec *store.Instance, c spec.Container) {
 	if l := c.WritableLayer; l != nil {
 		rec.Writable = l.Size
 	}
-}
-
-// checkCommand is what a check of Compose's form executes.
-func checkCommand(test []string) []string {
-	if test[0] == "CMD-SHELL" {
-		return []string{"/bin/sh", "-c", test[1]}
-	}
-	return test[1:]
 }
 
 func hooksOf(all []spec.Hook) []store.Hook {

@@ -62,7 +62,7 @@ func (s *Stack) resolve(ctx context.Context, refs []string) ([]state.Image, erro
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, state.Image{Ref: ref, Digest: img.Digest})
+		all = append(all, state.Image{Ref: ref, Digest: img.Digest, Checked: img.Config.Checked()})
 	}
 	return all, nil
 }
