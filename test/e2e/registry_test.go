@@ -161,7 +161,13 @@ func TestPullFromARegistryWithAPassword(t *testing.T) {
 	ref := addr + "/team/redis:7"
 	push(t, ref, filepath.Join(shared.cache, "images", "redis.tar"), v1.Config{
 		Cmd: []string{"redis-server", "--save", ""}, WorkingDir: "/data", User: "redis",
-		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, StopSignal: "SIGINT"})
+		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, StopSignal: "SIGINT",
+		Volumes:     map[string]struct{}{"/var/lib/redis": {}},
+		Healthcheck: &v1.HealthConfig{Test: []string{"CMD-SHELL", `test "$(redis-cli ping)" = PONG`}, Interval: 200 * time.Millisecond, Timeout: 30 * time.Second, Retries: 100}})
+	t.Cleanup(func() { // or the next run has the layers
+		s.vz("down", "-v")
+		s.vz("image", "rm", ref)
+	})
 	s.write(fmt.Sprintf("containers:\n  cache: {image: %q, cpus: 1, memory: 128MiB}\n", ref))
 
 	docker := t.TempDir()
@@ -183,11 +189,26 @@ func TestPullFromARegistryWithAPassword(t *testing.T) {
 	r = s.must("up", "-d")
 	contains(t, "an up over a bad connection", r.err, "again in")
 	t.Logf("%d bytes were sent", sent.Load()-before)
-	s.eventually("redis answers", func() bool { return s.vz("exec", "cache", "redis-cli", "ping").out == "PONG\n" })
+	s.must("up", "--wait") // by the image's own check
+	contains(t, "ps", s.must("ps").out, "(healthy)")
+	if out := s.must("exec", "cache", "redis-cli", "ping").out; out != "PONG\n" {
+		t.Errorf("healthy, and it answers %q", out)
+	}
 	if got := s.must("exec", "cache", "sh", "-c", "id -un; pwd").out; got != "redis\n/data\n" {
 		t.Errorf("user and folder: %q", got)
 	}
 	contains(t, "a second up", s.must("up", "-d").out, "nothing to do")
+
+	// The volume that the image asks for outlives the instance.
+	s.must("exec", "--user", "root", "cache", "sh", "-c", "echo kept >/var/lib/redis/file && sync")
 	s.must("down")
-	s.must("image", "rm", ref)
+	s.must("up", "-d")
+	if out := s.must("exec", "cache", "cat", "/var/lib/redis/file").out; out != "kept\n" {
+		t.Errorf("the volume has %q", out)
+	}
+	contains(t, "volumes", s.must("volumes").out, "cache-1.var-lib-redis-")
+	s.must("down", "-v")
+	if out := s.must("volumes", "-q").out; out != "" {
+		t.Errorf("left: %s", out)
+	}
 }
