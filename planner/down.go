@@ -53,9 +53,12 @@ func (a *arrangement) removeVolumes(w state.World, o DownOptions) {
 	for _, v := range w.Volumes {
 		var after []int
 		users := map[string]bool{}
+		if v.Instance != "" { // it is that container's, whether the instance is there or not
+			users[targetOf(&state.Instance{Name: v.Instance}).Container] = true
+		}
 		for i := range w.Instances {
 			inst := &w.Instances[i]
-			if !mayMount(inst, v.Name) {
+			if !mayMount(inst, v) {
 				continue
 			}
 			users[targetOf(inst).Container] = true
@@ -93,10 +96,13 @@ func (a *arrangement) goneByName() map[string]int {
 	return all
 }
 
-func mayMount(o *state.Instance, volume string) bool {
+func mayMount(o *state.Instance, v state.Volume) bool {
+	if v.Instance != "" {
+		return v.Instance == o.Name
+	}
 	c, err := readable(o)
 	return err != nil || slices.ContainsFunc(c.Mounts, func(m spec.Mount) bool {
-		return m.Type == "volume" && m.Source == volume
+		return m.Type == "volume" && m.Source == v.Name
 	})
 }
 

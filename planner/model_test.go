@@ -66,7 +66,7 @@ func (m *model) world() state.World {
 		w.Networks = append(w.Networks, state.Network{Name: name, Subnet: n.Subnet, Gateway: n.Gateway, Internal: n.Internal, MTU: n.MTU})
 	}
 	for _, ref := range sortedKeys(m.images) {
-		w.Images = append(w.Images, state.Image{Ref: ref, Digest: m.images[ref]})
+		w.Images = append(w.Images, state.Image{Ref: ref, Digest: m.images[ref], Checked: true})
 	}
 	return w
 }

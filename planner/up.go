@@ -69,6 +69,9 @@ func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
 	if err := u.refused.Err(); err != nil {
 		return nil, err
 	}
+	if err := u.checkHealth(); err != nil {
+		return nil, err
+	}
 	moved := u.moveNetworks()
 	u.propagate()
 	u.checkVolumes()

@@ -227,7 +227,7 @@ func TestUpAfterAChange(t *testing.T) {
 `},
 		{name: "another name of the same image", stack: edited(shop(), "db", ref("postgres:17")), world: func() state.World {
 			w := running(shop())
-			w.Images = append(w.Images, state.Image{Ref: "postgres:17", Digest: digestOf("postgres")})
+			w.Images = append(w.Images, state.Image{Ref: "postgres:17", Digest: digestOf("postgres"), Checked: true})
 			return w
 		}(), want: `
 #1 update container/db-1 (image postgres → postgres:17)

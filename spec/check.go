@@ -18,7 +18,7 @@ type checker struct {
 	root *node
 	file *file
 	// env has the env files that were read, by path.
-	env map[string]map[string]string
+	env map[string][]envEntry
 	// active are the containers that are in the stack (profiles).
 	active map[string]bool
 	// filters has the digests of the seccomp profiles that were read, by path.
@@ -72,17 +72,23 @@ func (c *checker) at(container string) *trail {
 	return (*trail)(nil).key("containers").key(container)
 }
 
-// environment lays environment over the files of env_file. A name without a
+// environment lays environment over the files of env_file, of which a later one
+// may use the variables of an earlier one and those of environment. A name without a
 // value that the caller does not have either is taken out.
 func (c *checker) environment(name string, d declared) map[string]string {
 	all := map[string]string{}
+	lookup := func(name string) (string, bool) {
+		if v, ok := c.w.lookup(name); ok {
+			return v, true
+		}
+		v, ok := d.Environment[name]
+		return v, ok
+	}
 	for i, f := range d.envFiles {
 		if !c.active[name] {
 			break // its files need not be there
 		}
-		for k, v := range c.envFile(f, c.at(name).key("env_file").item(i)) {
-			all[k] = v
-		}
+		putEnv(c.w, c.envFile(f, c.at(name).key("env_file").item(i)), all, lookup)
 	}
 	if n := c.node(name).child("environment"); n != nil && c.w.spend(n, n) {
 		for _, e := range pairs(c.w, n, c.at(name).key("environment"), "=").entries {
@@ -98,10 +104,10 @@ func (c *checker) environment(name string, d declared) map[string]string {
 	return all
 }
 
-// envFile answers the variables of a file, which is read once for all that name
+// envFile returns the statements of a file, which is read once for all that name
 // it.
-func (c *checker) envFile(f envFile, at *trail) map[string]string {
-	vars, read := c.env[f.path]
+func (c *checker) envFile(f envFile, at *trail) []envEntry {
+	entries, read := c.env[f.path]
 	if !read {
 		data, err := readBounded(f.path)
 		if c.w.room -= len(data); err == nil && c.w.room < 0 {
@@ -113,14 +119,14 @@ func (c *checker) envFile(f envFile, at *trail) map[string]string {
 			}
 			return nil
 		}
-		vars = readEnv(c.w, c.w.shown(f.path), data)
-		c.env[f.path] = vars
+		entries = parseEnv(c.w, c.w.shown(f.path), data)
+		c.env[f.path] = entries
 	}
-	c.w.charge(len(vars))
+	c.w.charge(len(entries))
 	if !c.w.visit(f.at) {
 		return nil
 	}
-	return vars
+	return entries
 }
 
 // runtime finds an init beside an OCI runtime: the first is the agent's, which
@@ -154,6 +160,7 @@ func (c *checker) check(o Options) {
 		}
 		c.source(e)
 		c.rootFS(e)
+		c.healthCheck(e)
 		c.dependencies(e)
 		c.wanting(e)
 		c.instanceNames(e)
@@ -239,9 +246,24 @@ func (c *checker) dependencies(e entry) {
 				hint = suggest(name, sortedKeys(c.file.containers))
 			}
 			c.w.error(d.key, at, hint, "no container %s", quote(name))
-		case c.file.containers[e.key.text].DependsOn[name].Condition == ConditionHealthy && c.file.containers[name].HealthCheck == nil:
+		case c.file.containers[e.key.text].DependsOn[name].Condition == ConditionHealthy && c.unchecked(name):
 			c.w.error(d.key, at, "give it a healthcheck, or wait for started", "container %s has no healthcheck", quote(name))
 		}
+	}
+}
+
+// unchecked reports whether a container has no health check, whatever its image
+// says.
+func (c *checker) unchecked(name string) bool {
+	d := c.file.containers[name]
+	return !d.Checked(d.Image != "")
+}
+
+// healthCheck: where there is no image to have the test it is in the file.
+func (c *checker) healthCheck(e entry) {
+	d := c.file.containers[e.key.text]
+	if d.HealthCheck != nil && d.RootFS != nil && len(d.HealthCheck.Test) == 0 {
+		c.w.error(e.value.child("healthcheck"), c.at(e.key.text).key("healthcheck"), `write test: ["CMD", "..."]`, `"test" is missing`)
 	}
 }
 

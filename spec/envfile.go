@@ -4,135 +4,278 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
-// envReader reads files of NAME=value lines, as Compose does: "#" begins a
-// comment at the start of a line or after a blank; single quotes keep all as it
-// is; double quotes know \n, \r, \t, \", \\ and \$; both may span lines; outside
-// of single quotes variables are put in; "export" is skipped; a name alone takes
-// the caller's value.
-type envReader struct {
-	w    *walker
-	src  *source
-	vars map[string]string
-	line int // index of the next line
+// The files of the environment are read as Compose reads them (dotenv of
+// compose-go; the tests compare the two): NAME=value or NAME: value. "#" begins a
+// comment at the start of a line, or after a space where the value is not quoted.
+// A quoted value may span lines; \ keeps the quote that follows it; double quotes
+// know more escapes. Outside of single quotes variables are put in. "export" is
+// skipped; a name alone takes the caller's value.
+//
+// What Compose takes silently and not as it was meant is an error here: text
+// after the closing quote, which would be the next variable; a name that is empty
+// or holds a tab; an octal escape that is none; what is not UTF-8.
+
+// envEntry is one statement of such a file, before variables are put in.
+type envEntry struct {
+	place
+	name, text string
+	source     envSource
 }
 
-// readEnv answers the variables of a text.
-func readEnv(w *walker, name string, data []byte) map[string]string {
-	r := &envReader{w: w, src: newSource(name, string(data)), vars: map[string]string{}}
-	for r.line < len(r.src.lines) {
-		r.next()
+// envSource is where the value of a variable comes from.
+type envSource int
+
+const (
+	fromCaller   envSource = iota // text is empty
+	fromText                      // text as it is
+	fromTemplate                  // text with variables put in
+)
+
+// envParser cuts a text into statements.
+type envParser struct {
+	w       *walker
+	src     *source
+	text    string
+	pos     int
+	entries []envEntry
+	line    int // of pos, from 1
+	start   int // of that line in text
+}
+
+// parseEnv returns the statements of a text, in its order.
+func parseEnv(w *walker, name string, data []byte) []envEntry {
+	text := strings.TrimPrefix(string(data), "\ufeff")
+	src := &source{name: name}
+	for line := range strings.SplitSeq(text, "\n") {
+		src.lines = append(src.lines, strings.TrimSuffix(line, "\r"))
 	}
-	return r.vars
+	p := &envParser{w: w, src: src, text: text, line: 1}
+	for p.skipBlank() {
+		p.statement()
+	}
+	return p.entries
 }
 
-func (r *envReader) error(line, column int, hint, format string, args ...any) {
-	r.w.errorAt(place{src: r.src, line: line + 1, column: column}, nil, hint, format, args...)
+// blank reports whether r is space that does not end a line.
+func blank(r rune) bool { return strings.ContainsRune("\t\v\f\r \u0085\u00a0", r) }
+
+// skipBlank moves to the next statement or comment; false: there is none.
+func (p *envParser) skipBlank() bool {
+	i := strings.IndexFunc(p.text[p.pos:], func(r rune) bool { return !unicode.IsSpace(r) })
+	if i < 0 {
+		return false
+	}
+	p.moveTo(p.pos + i)
+	return true
 }
 
-func (r *envReader) next() {
-	line := r.line
-	text := r.src.lines[line]
-	r.line++
-	rest := strings.TrimLeft(text, " \t")
-	if rest == "" || rest[0] == '#' {
+func (p *envParser) moveTo(pos int) {
+	passed := p.text[p.pos:pos]
+	if i := strings.LastIndexByte(passed, '\n'); i >= 0 {
+		p.line += strings.Count(passed, "\n")
+		p.start = p.pos + i + 1
+	}
+	p.pos = pos
+}
+
+// restOfLine returns what stands between pos and the next line feed.
+func (p *envParser) restOfLine() string {
+	line, _, _ := strings.Cut(p.text[p.pos:], "\n")
+	return line
+}
+
+func (p *envParser) here() place {
+	return place{src: p.src, line: p.line, column: utf8.RuneCountInString(p.text[p.start:p.pos]) + 1}
+}
+
+func (p *envParser) error(at place, hint, format string, args ...any) {
+	p.w.errorAt(at, nil, hint, format, args...)
+}
+
+// statement reads the statement at pos, or skips the comment there, and moves
+// behind it.
+func (p *envParser) statement() {
+	line := p.restOfLine()
+	if line[0] == '#' {
+		p.moveTo(p.pos + len(line))
 		return
 	}
-	column := len(text) - len(rest) + 1
-	if !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-		r.error(line, 1, "", "the line is not text")
+	e := envEntry{place: p.here()}
+	if !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
+		p.error(place{src: p.src, line: p.line, column: 1}, "", "the line is not text")
+		p.moveTo(p.pos + len(line))
 		return
 	}
-	if after, ok := strings.CutPrefix(rest, "export "); ok {
-		rest = strings.TrimLeft(after, " \t")
+	rest := line
+	if after, ok := strings.CutPrefix(rest, "export"); ok && strings.TrimLeftFunc(after, blank) != after {
+		rest = strings.TrimLeftFunc(after, blank)
 	}
-	name, value, found := strings.Cut(rest, "=")
-	name = strings.TrimRight(name, " \t")
+	name, value := rest, ""
+	separator := strings.IndexAny(rest, "=:")
+	if separator >= 0 {
+		name, value = rest[:separator], strings.TrimLeftFunc(rest[separator+1:], blank)
+	}
+	e.name = strings.TrimRightFunc(name, blank)
+	if !p.named(e, separator >= 0) {
+		p.moveTo(p.pos + len(line))
+		return
+	}
+	p.moveTo(p.pos + len(line) - len(value))
 	switch {
-	case name == "" || strings.ContainsAny(name, " \t\"'"):
-		r.error(line, column, "", "expected NAME=value")
-	case !found:
-		if v, ok := r.w.lookup(name); ok {
-			r.vars[name] = v
+	case separator < 0:
+	case strings.HasPrefix(value, "'") || strings.HasPrefix(value, `"`):
+		var ok bool
+		if e.source = fromText; value[0] == '"' {
+			e.source = fromTemplate
+		}
+		if e.text, ok = p.quoted(value[0], e.place); !ok {
+			return
 		}
 	default:
-		if v, ok := r.value(line, strings.TrimLeft(value, " \t")); ok {
-			r.vars[name] = v
-		}
+		e.source = fromTemplate
+		e.text, _, _ = strings.Cut(value, " #")
+		e.text = strings.TrimRightFunc(e.text, unicode.IsSpace)
 	}
+	p.entries = append(p.entries, e)
+	p.moveTo(p.pos + len(p.restOfLine()))
 }
 
-// value reads what stands after "=" on line, and on more lines where a quote
-// is not closed.
-func (r *envReader) value(line int, text string) (string, bool) {
-	if text == "" || text[0] != '\'' && text[0] != '"' {
-		for i := range len(text) {
-			if text[i] == '#' && (i == 0 || text[i-1] == ' ' || text[i-1] == '\t') {
-				text = text[:i]
-				break
-			}
-		}
-		return r.expand(line, strings.TrimRight(text, " \t"))
-	}
-	quote := text[0]
-	body, ok := r.quoted(line, text)
+// named reports whether the name of a statement is one.
+func (p *envParser) named(e envEntry, separated bool) bool {
+	wrong := strings.IndexFunc(e.name, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsNumber(r) && !strings.ContainsRune("_.-[]", r)
+	})
 	switch {
-	case !ok:
-		return "", false
-	case quote == '\'':
-		return body, true
+	case e.name == "", !separated && wrong >= 0, wrong >= 0 && strings.ContainsFunc(e.name, unicode.IsSpace):
+		p.error(e.place, "", "expected NAME=value")
+	case wrong >= 0:
+		p.error(e.place, "names have letters, digits and _ . - [ ]", "%s is not the name of a variable", quote(e.name))
+	default:
+		return true
 	}
-	return r.expand(line, unescape(body))
+	return false
 }
 
-// quoted answers what stands between the quote that text begins with and the
-// one that ends it, on whatever line.
-func (r *envReader) quoted(line int, text string) (string, bool) {
+// quoted returns what stands between the quote at pos and the one that ends it,
+// on whatever line, and moves behind that.
+func (p *envParser) quoted(mark byte, at place) (string, bool) {
 	var body strings.Builder
-	quote := text[0]
-	for {
-		end := closingQuote(text, quote)
-		if end > 0 {
-			if after := strings.TrimSpace(text[end+1:]); after != "" && after[0] != '#' {
-				r.error(r.line-1, 1, "", "text after the closing %c", quote)
-				return "", false
+	for i := p.pos + 1; i < len(p.text); i++ {
+		c := p.text[i]
+		switch {
+		case c == mark:
+			p.moveTo(i + 1)
+			return p.unquoted(mark, body.String(), at)
+		case c == '\\' && i+1 < len(p.text) && p.text[i+1] == mark:
+			i++
+			c = mark
+		case c == '\\' && i+1 < len(p.text):
+			body.WriteByte(c)
+			i++
+			c = p.text[i]
+		}
+		body.WriteByte(c)
+	}
+	p.error(at, "", "the value has a %c without its partner", mark)
+	p.moveTo(len(p.text))
+	return "", false
+}
+
+// unquoted checks a value whose closing quote was just read, and resolves the
+// escapes of double quotes.
+func (p *envParser) unquoted(mark byte, body string, at place) (string, bool) {
+	after := p.restOfLine()
+	trimmed := strings.TrimLeftFunc(after, unicode.IsSpace)
+	switch {
+	case trimmed != "" && trimmed[0] != '#':
+		p.moveTo(p.pos + len(after) - len(trimmed))
+		p.error(p.here(), "write one variable a line", "text after the closing %c", mark)
+	case !utf8.ValidString(body) || strings.ContainsRune(body, 0):
+		p.error(at, "", "the value is not text")
+	case mark == '\'':
+		return body, true
+	default:
+		text, wrong := unescape(body)
+		if wrong == "" {
+			return text, true
+		}
+		p.error(at, `write \0 and three octal digits, to \0377; or \\0`, "%s is no escape of a character", quote(wrong))
+	}
+	p.moveTo(p.pos + len(p.restOfLine()))
+	return "", false
+}
+
+// unescape resolves the escapes of double quotes, those of Go and octal ones
+// after a 0. "\$" becomes "$$", which variables leave as a dollar sign. What is
+// not an escape stays as it is; wrong is an octal escape that names no character.
+func unescape(text string) (_, wrong string) {
+	simple := map[byte]string{'a': "\a", 'b': "\b", 'f': "\f", 'n': "\n", 'r': "\r", 't': "\t", 'v': "\v", '"': `"`, '\\': `\`, '$': "$$"}
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' || i+1 == len(text) {
+			b.WriteByte(text[i])
+			continue
+		}
+		i++
+		out, ok := simple[text[i]]
+		switch {
+		case ok:
+			b.WriteString(out)
+		case text[i] == '0':
+			octal := text[i:min(i+4, len(text))]
+			n, err := strconv.ParseUint(octal, 8, 8)
+			if len(octal) < 4 || err != nil || n == 0 {
+				return "", `\` + octal
 			}
-			body.WriteString(text[1:end])
-			return body.String(), true
+			b.WriteRune(rune(n))
+			i += 3
+		default:
+			b.WriteString(text[i-1 : i+1])
 		}
-		if r.line >= len(r.src.lines) {
-			r.error(line, 1, "", "the value has a %c without its partner", quote)
-			return "", false
+	}
+	return b.String(), ""
+}
+
+// putEnv puts the variables of the entries into vars. Variables in values are
+// first what lookup finds, then those of vars: of earlier lines and files.
+func putEnv(w *walker, entries []envEntry, vars map[string]string, lookup func(string) (string, bool)) {
+	for _, e := range entries {
+		switch e.source {
+		case fromCaller:
+			if v, ok := lookup(e.name); ok {
+				vars[e.name] = v
+			}
+		case fromText:
+			vars[e.name] = e.text
+		case fromTemplate:
+			if v, ok := expandEnv(w, e, func(name string) (string, bool) {
+				if v, ok := lookup(name); ok {
+					return v, true
+				}
+				v, ok := vars[name]
+				return v, ok
+			}); ok {
+				vars[e.name] = v
+			}
 		}
-		body.WriteString(text[1:] + "\n")
-		text = string(quote) + r.src.lines[r.line]
-		r.line++
 	}
 }
 
-// unescape resolves the escapes of double quotes; "\$" becomes "$$", which
-// variables leave as a dollar sign.
-func unescape(text string) string {
-	return strings.NewReplacer(`\\`, `\`, `\"`, `"`, `\n`, "\n", `\r`, "\r", `\t`, "\t", `\$`, "$$").Replace(text)
-}
-
-// expand puts in variables: the caller's first, then those above in the file.
-func (r *envReader) expand(line int, text string) (string, bool) {
-	lookup := func(name string) (string, bool) {
-		if v, ok := r.w.lookup(name); ok {
-			return v, true
-		}
-		v, ok := r.vars[name]
-		return v, ok
+func expandEnv(w *walker, e envEntry, lookup func(string) (string, bool)) (string, bool) {
+	if !strings.ContainsRune(e.text, '$') {
+		return e.text, true
 	}
-	n := &node{place: place{src: r.src, line: line + 1, column: 1}}
-	out, ok := interpolate(text, r.w.room, lookup, func(p problem) { r.w.variable(n, nil, p) })
-	r.w.room = max(0, r.w.room-len(out))
-	if ok && !utf8.ValidString(out) {
-		r.error(line, 1, "", "a variable in the text is not UTF-8")
+	n := &node{place: e.place}
+	out, ok := interpolate(e.text, w.room, lookup, func(p problem) { w.variable(n, nil, p) })
+	w.room = max(0, w.room-max(len(e.text), len(out)))
+	if ok && (!utf8.ValidString(out) || strings.ContainsRune(out, 0)) {
+		w.error(n, nil, "", "a variable in the text is not UTF-8")
 		return "", false
 	}
 	return out, ok

@@ -16,10 +16,12 @@ type problem struct {
 // expander puts variables into a text by Compose's rules: $NAME, ${NAME},
 // ${NAME:-default}, ${NAME-default}, ${NAME:?message}, ${NAME?message},
 // ${NAME:+other}, ${NAME+other}, and $$ for a dollar sign. Defaults, messages and
-// others may hold variables.
+// others may hold variables, and braces in pairs. A dollar sign that begins none
+// of these stands for itself, so that "$1" and "$(date)" need no escape.
 type expander struct {
 	text   string
 	pos    int
+	pairs  map[int]int // from "{" to the "}" that closes it; made when first asked
 	lookup func(string) (string, bool)
 	report func(problem)
 	left   int // bytes that may still be written
@@ -31,7 +33,7 @@ type expander struct {
 func interpolate(text string, limit int, lookup func(string) (string, bool), report func(problem)) (string, bool) {
 	x := &expander{text: text, lookup: lookup, report: report, left: limit}
 	var b strings.Builder
-	x.run(&b, 0, true)
+	x.run(&b, 0, len(text), true)
 	if x.left < 0 {
 		x.fail(problem{message: "variables make the stack too large"})
 	}
@@ -52,25 +54,54 @@ func (x *expander) write(b *strings.Builder, s string) {
 	}
 }
 
-// run expands up to the end of the text or, inside braces, up to the brace that
-// closes them. What is not live is parsed but neither looked up nor reported.
-func (x *expander) run(b *strings.Builder, depth int, live bool) {
-	for x.pos < len(x.text) && x.left >= 0 {
-		rest := x.text[x.pos:]
+// firstBrace has run stop at the first closing brace that is not a variable's.
+const firstBrace = -1
+
+// run expands up to end. What is not live is parsed but neither looked up nor
+// reported.
+func (x *expander) run(b *strings.Builder, depth, end int, live bool) {
+	for x.pos < len(x.text) && x.pos != end && x.left >= 0 {
+		rest := x.text[x.pos:max(end, x.pos)]
+		if end == firstBrace {
+			rest = x.text[x.pos:]
+			if brace := strings.IndexAny(rest, "$}"); brace >= 0 && rest[brace] == '}' {
+				x.write(b, rest[:brace])
+				x.pos += brace
+				return
+			}
+		}
 		stop := strings.IndexByte(rest, '$')
 		if stop < 0 {
 			stop = len(rest)
 		}
-		if brace := strings.IndexByte(rest[:stop], '}'); depth > 0 && brace >= 0 {
-			x.write(b, rest[:brace])
-			x.pos += brace
-			return
-		}
 		x.write(b, rest[:stop])
-		if x.pos += stop; x.pos < len(x.text) {
+		x.pos += stop
+		if stop < len(rest) {
 			x.dollar(b, depth, live)
 		}
 	}
+}
+
+// closing returns where the brace at open is closed, or firstBrace where it is
+// not closed in pairs, as in "${A:-{}".
+func (x *expander) closing(open int) int {
+	if x.pairs == nil {
+		x.pairs = map[int]int{}
+		var opened []int
+		for i := range len(x.text) {
+			switch {
+			case x.text[i] == '{':
+				opened = append(opened, i)
+			case x.text[i] == '}' && len(opened) > 0:
+				x.pairs[opened[len(opened)-1]] = i
+				opened = opened[:len(opened)-1]
+			}
+		}
+	}
+	if end, ok := x.pairs[open]; ok {
+		return end
+	}
+	return firstBrace
 }
 
 func (x *expander) dollar(b *strings.Builder, depth int, live bool) {
@@ -88,7 +119,7 @@ func (x *expander) dollar(b *strings.Builder, depth int, live bool) {
 	case strings.HasPrefix(x.text[x.pos:], "{"):
 		x.braces(b, start, depth+1, live)
 	default:
-		x.fail(problem{part: "$", message: "a dollar sign begins a variable", hint: `write "$$" for a dollar sign`})
+		x.write(b, "$")
 	}
 }
 
@@ -131,7 +162,7 @@ func (x *expander) choice(b *strings.Builder, start, depth int, live bool, name 
 	wanted := live && (operator == '+') == given // whether the word is used
 
 	var word strings.Builder
-	x.run(&word, depth, wanted)
+	x.run(&word, depth, x.closing(start+1), wanted)
 	if x.failed || x.left < 0 {
 		return
 	}

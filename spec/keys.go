@@ -52,6 +52,11 @@ func stackKeys() *object[file] {
 	container.schema = schemaDoc{"$ref": "#/$defs/container"}
 	defaults := container
 	defaults.schema = with(container.schema, nil)
+	defaults.decode = func(w *walker, n *node, at *trail) (declared, bool) {
+		defer func(parts bool) { w.parts = parts }(w.parts)
+		w.parts = true // of the containers that it is merged under
+		return container.decode(w, n, at)
+	}
 	return &object[file]{
 		extensions: true,
 		fields: []field[file]{
@@ -271,7 +276,8 @@ func envFileKeys() *object[envFile] {
 
 func rootFS() kind[*RootFS] {
 	o := &object[RootFS]{
-		extra: schemaDoc{"minProperties": 1, "maxProperties": 1},
+		alternatives: []string{"tar", "directory", "block"},
+		extra:        schemaDoc{"minProperties": 1, "maxProperties": 1},
 		fields: []field[RootFS]{
 			key("tar", "A tar, which may be compressed.", hostPath(), func(r *RootFS) *string { return &r.Tar }),
 			key("directory", "A folder.", hostPath(), func(r *RootFS) *string { return &r.Directory }),

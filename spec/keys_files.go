@@ -207,6 +207,7 @@ func givenEntryKeys(what, dir string) *object[Given] {
 // originKeys are those of a secret or config of the stack.
 func originKeys(content bool) *object[Origin] {
 	o := &object[Origin]{
+		alternatives: []string{"file", "environment", "content"},
 		fields: []field[Origin]{
 			key("file", "File of the host with its text.", hostPath(), func(o *Origin) *string { return &o.File }),
 			key("environment", "Variable of the caller with its text.", text(nil, environmentName), func(o *Origin) *string { return &o.Environment }),

@@ -5,11 +5,12 @@ import (
 	"time"
 )
 
-// What a health check does where it does not say: as Compose.
+// What a health check does where neither it nor the image says: as Compose.
 const (
-	defaultCheckInterval = 30 * time.Second
-	defaultCheckRetries  = 3
-	minCheckInterval     = 10 * time.Millisecond
+	DefaultCheckInterval = 30 * time.Second // and timeout
+	DefaultCheckRetries  = 3
+	MaxCheckRetries      = 1000
+	MinCheckInterval     = 10 * time.Millisecond // and timeout
 )
 
 func watchKeys() []field[declared] {
@@ -43,40 +44,23 @@ func absentWhenEmpty[V any](k kind[*V]) kind[*V] {
 // with CMD, CMD-SHELL or NONE.
 func healthCheck() kind[*HealthCheck] {
 	o := &object[checked]{
-		fresh: checked{HealthCheck: HealthCheck{Interval: defaultCheckInterval, Timeout: defaultCheckInterval, Retries: defaultCheckRetries}},
 		fields: []field[checked]{
 			key("test", "What to run: a string for the shell, or [CMD, ...], [CMD-SHELL, ...] or [NONE].", checkTest(),
 				func(h *checked) *[]string { return &h.Test }),
-			key("interval", "Between two checks. Default: 30s.", duration(), func(h *checked) *time.Duration { return &h.Interval }),
-			key("timeout", "How long a check may take. Default: 30s.", duration(), func(h *checked) *time.Duration { return &h.Timeout }),
-			key("retries", "Failures in a row that make it unhealthy. Default: 3.", integer(1, 1000), func(h *checked) *int { return &h.Retries }),
+			key("interval", "Between two checks. Default: 30s.", checkTime(), func(h *checked) *time.Duration { return &h.Interval }),
+			key("timeout", "How long a check may take. Default: 30s.", checkTime(), func(h *checked) *time.Duration { return &h.Timeout }),
+			key("retries", "Failures in a row that make it unhealthy. Default: 3.", orDefault(integer(1, MaxCheckRetries), DefaultCheckRetries), func(h *checked) *int { return &h.Retries }),
 			key("start_period", "How long failures do not count. Default: 0s.", unlessZero(duration()), func(h *checked) *time.Duration { return &h.StartPeriod }),
 			key("start_interval", "Between two checks in the start period. Default: interval.", unlessZero(duration()),
 				func(h *checked) *time.Duration { return &h.StartInterval }),
 			key("disable", "true: there is none.", unlessZero(boolean()), func(h *checked) *bool { return &h.disable }),
 		},
 		finish: func(w *walker, n *node, at *trail, h *checked) bool {
-			if h.disable || len(h.Test) == 1 && h.Test[0] == "NONE" {
-				*h = checked{disable: true}
+			if h.disable || h.None() {
+				*h = checked{HealthCheck: HealthCheck{Test: []string{noCheck}}}
 				return true
 			}
-			if len(h.Test) == 0 {
-				if !n.said("test") {
-					w.error(n, at, `write test: ["CMD", "..."]`, `"test" is missing`)
-				}
-				return false
-			}
-			ok := true
-			for _, d := range []struct {
-				key   string
-				value time.Duration
-			}{{"interval", h.Interval}, {"timeout", h.Timeout}} {
-				if d.value < minCheckInterval {
-					w.error(n.child(d.key), at.key(d.key), "", "%s is below %s", formatDuration(d.value), formatDuration(minCheckInterval))
-					ok = false
-				}
-			}
-			return ok
+			return len(h.Test) > 0 || !n.said("test") // the image may have one
 		},
 	}
 	k := o.kind()
@@ -84,8 +68,8 @@ func healthCheck() kind[*HealthCheck] {
 		schema: k.schema, merge: k.merge,
 		decode: func(w *walker, n *node, at *trail) (*HealthCheck, bool) {
 			h, ok := k.decode(w, n, at)
-			if !ok || h.disable {
-				return nil, ok
+			if !ok {
+				return nil, false
 			}
 			return &h.HealthCheck, true
 		},
@@ -96,6 +80,20 @@ func healthCheck() kind[*HealthCheck] {
 			return k.encode(checked{HealthCheck: *h})
 		},
 	}
+}
+
+// checkTime is a duration that a machine can keep to.
+func checkTime() kind[time.Duration] {
+	k := duration()
+	decode := k.decode
+	k.decode = func(w *walker, n *node, at *trail) (time.Duration, bool) {
+		d, ok := decode(w, n, at)
+		if ok && d < MinCheckInterval {
+			w.error(n, at, "", "%s is below %s", formatDuration(d), formatDuration(MinCheckInterval))
+		}
+		return d, ok && d >= MinCheckInterval
+	}
+	return orDefault(k, DefaultCheckInterval)
 }
 
 // checked is a health check as it is written.
@@ -125,7 +123,7 @@ func checkTest() kind[[]string] {
 			switch {
 			case !ok:
 				return nil, false
-			case len(all) == 1 && all[0] == "NONE", len(all) >= 2 && all[0] == "CMD" && all[1] != "", len(all) == 2 && all[0] == "CMD-SHELL":
+			case len(all) == 1 && all[0] == noCheck, len(all) >= 2 && all[0] == "CMD" && all[1] != "", len(all) == 2 && all[0] == "CMD-SHELL":
 				return all, true
 			}
 			w.error(n, at, `write ["CMD", "program", "argument"] or ["CMD-SHELL", "script"]`, "the list begins with CMD, CMD-SHELL or NONE, and says what to run")

@@ -144,7 +144,7 @@ func ulimits() kind[map[string]Ulimit] {
 	number := limit()
 	one := kind[Ulimit]{
 		schema: schemaDoc{"anyOf": []any{number.schema, pair.schema}},
-		encode: pair.encode,
+		encode: pair.encode, merge: pair.merge,
 		decode: func(w *walker, n *node, at *trail) (Ulimit, bool) {
 			if n.kind == scalarNode && !n.null() {
 				v, ok := number.decode(w, n, at)

@@ -219,6 +219,20 @@ func enum[V ~string](all ...choice) kind[V] {
 	}, func(v V) any { return encodeText(string(v)) })
 }
 
+// orDefault leaves a key out where nothing was said, which means d.
+func orDefault[V comparable](k kind[V], d V) kind[V] {
+	k = unlessZero(k)
+	diff := k.diff
+	or := func(v V) V {
+		if v == *new(V) {
+			return d
+		}
+		return v
+	}
+	k.diff = func(field string, old, now V) []Change { return diff(field, or(old), or(now)) }
+	return k
+}
+
 // list is the kind of lists of k. An entry that is wrong is left out.
 func list[V any](k kind[V]) kind[[]V] {
 	return kind[[]V]{
@@ -346,7 +360,7 @@ func (k kind[V]) changes(field string, old, new V) []Change {
 // pointer is the kind of values that may be absent.
 func pointer[V any](k kind[V]) kind[*V] {
 	return kind[*V]{
-		schema: k.schema,
+		schema: k.schema, merge: k.merge,
 		decode: func(w *walker, n *node, at *trail) (*V, bool) {
 			v, ok := k.decode(w, n, at)
 			if !ok {

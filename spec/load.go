@@ -68,7 +68,7 @@ func (l *loader) load() *Stack {
 	if !ok || w.nodes < 0 {
 		return nil
 	}
-	c := &checker{w: w, root: root, file: &f, env: map[string]map[string]string{}, filters: map[string]string{}}
+	c := &checker{w: w, root: root, file: &f, env: map[string][]envEntry{}, filters: map[string]string{}}
 	c.activate(l.opts)
 	l.profiles = c.profileNames()
 	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
@@ -126,7 +126,9 @@ func (l *loader) lookup(first input, dir string) func(string) (string, bool) {
 		}
 		return caller
 	}
-	vars := readEnv(newWalker(l.report, dir, l.near(first), caller), name, data)
+	vars := map[string]string{}
+	w := newWalker(l.report, dir, l.near(first), caller)
+	putEnv(w, parseEnv(w, name, data), vars, caller)
 	return func(name string) (string, bool) {
 		if v, ok := caller(name); ok {
 			return v, true
@@ -157,9 +159,11 @@ func (l *loader) merged(w *walker, inputs []input) *node {
 	root := roots[0]
 	if len(roots) > 1 {
 		// What a later file replaces must be right all the same.
+		w.parts = true
 		for _, r := range roots {
 			keys.decode(w, r, nil)
 		}
+		w.parts = false
 		for _, r := range roots[1:] {
 			root = keys.merge(w, root, r, nil)
 		}

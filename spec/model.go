@@ -214,14 +214,30 @@ type DNS struct {
 	Options     []string `json:"options,omitempty"`
 }
 
-// HealthCheck says whether an instance is healthy.
+// HealthCheck says whether an instance is healthy. What is zero is what the image
+// says, or else the default.
 type HealthCheck struct {
-	Test          []string      `json:"test"` // "CMD" and a command, or "CMD-SHELL" and a script
+	// Test is "CMD" and a command, "CMD-SHELL" and a script, or "NONE": there is
+	// no check, whatever the image says.
+	Test          []string      `json:"test"`
 	Interval      time.Duration `json:"interval"`
 	Timeout       time.Duration `json:"timeout"`
 	Retries       int           `json:"retries"`
 	StartPeriod   time.Duration `json:"start_period,omitempty"`
 	StartInterval time.Duration `json:"start_interval,omitempty"` // 0: Interval
+}
+
+// noCheck is the test of a health check that is none.
+const noCheck = "NONE"
+
+// None reports whether there is to be no check.
+func (h *HealthCheck) None() bool { return h != nil && len(h.Test) > 0 && h.Test[0] == noCheck }
+
+// Checked reports whether instances of the container have a health check, where
+// image says whether its image has one.
+func (c Container) Checked(image bool) bool {
+	h := c.HealthCheck
+	return !h.None() && (h != nil && len(h.Test) > 0 || image)
 }
 
 // Hooks are processes in the container at a turn of its life.

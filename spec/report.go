@@ -68,6 +68,17 @@ type trail struct {
 func (p *trail) key(name string) *trail { return &trail{up: p, name: name, index: -1} }
 func (p *trail) item(i int) *trail      { return &trail{up: p, index: i} }
 
+// listed reports whether the thing is, or is in, an entry of a list. Those are
+// replaced or added to by later files, and never merged.
+func (p *trail) listed() bool {
+	for ; p != nil; p = p.up {
+		if p.index >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *trail) String() string {
 	if p == nil {
 		return ""

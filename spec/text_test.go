@@ -1,10 +1,13 @@
 package spec
 
 import (
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/compose-spec/compose-go/v2/template"
 )
 
 func TestSplit(t *testing.T) {
@@ -56,8 +59,9 @@ func TestInterpolate(t *testing.T) {
 	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
 	for _, c := range []struct{ in, want, problem string }{
 		{in: "", want: ""}, {in: "plain }", want: "plain }"}, {in: "$A${A}", want: "11"}, {in: "$$A $${A}", want: "$A ${A}"},
-		{in: "$B", want: "$A"}, {in: "${LONG_name2}-$LONG_name2.", want: "x-x."}, {in: "$A$", problem: `a dollar sign begins a variable`},
-		{in: "$5", problem: `a dollar sign begins a variable`}, {in: "a $", problem: `a dollar sign begins a variable`},
+		{in: "$B", want: "$A"}, {in: "${LONG_name2}-$LONG_name2.", want: "x-x."}, {in: "$A$", want: "1$"},
+		{in: "$5", want: "$5"}, {in: "a $", want: "a $"}, {in: "$(x) $$$", want: "$(x) $$"}, {in: "${U:-$}", want: "$"},
+		{in: `${A:-{"a": {}}}`, want: "1"}, {in: `${U:-{"a": {"b": "$A"}}}!`, want: `{"a": {"b": "1"}}!`},
 		{in: "${U:-d}${U-d}${E:-d}${E-d}${A:-d}", want: "ddd1"}, {in: "${U:-}", want: ""},
 		{in: "${A:+s}${E:+s}${E+s}${U+s}", want: "ss"}, {in: "${U:-${E:-$A}}", want: "1"}, {in: "${U:-a b: {c}", want: "a b: {c"},
 		{in: "${A:?no}${E?no}", want: "1"}, {in: "${E:?no}", problem: `variable "E" is empty: no`},
@@ -161,6 +165,37 @@ func TestSuggest(t *testing.T) {
 		}
 		if got := suggest(in, known); got != want {
 			t.Errorf("%s: got %s", in, got)
+		}
+	}
+}
+
+// Texts whose braces come in pairs are taken for what Compose takes them for. The
+// names are ones that are set or have a default, since Compose's reader prints
+// warnings of its own.
+func TestVariablesAreThoseOfCompose(t *testing.T) {
+	env := map[string]string{"A": "1", "E": ""}
+	lookup := func(name string) (string, bool) { v, ok := env[name]; return v, ok }
+	plain := []string{"x", "$.", "$$.", "$A.", "${A}", "$1", "$(x)", " ", ":-", "+"}
+	open := []string{"${U:-", "${A:-", "${E-", "${E:-", "${A:+", "${U+", "${E:+", "{y"}
+	random := rand.New(rand.NewPCG(3, 4))
+	var text func(depth int) string
+	text = func(depth int) string {
+		out := ""
+		for range random.IntN(4) {
+			if depth < 3 && random.IntN(2) == 0 {
+				out += open[random.IntN(len(open))] + text(depth+1) + "}"
+			} else {
+				out += plain[random.IntN(len(plain))]
+			}
+		}
+		return out
+	}
+	for range 20_000 {
+		in := text(0)
+		got, ok := interpolate(in, 1<<20, lookup, func(p problem) { t.Errorf("%q: %s", in, p.message) })
+		want, err := template.Substitute(in, lookup)
+		if !ok || err != nil || got != want {
+			t.Fatalf("%q: got %q, Compose reads %q %v", in, got, want, err)
 		}
 	}
 }

@@ -19,7 +19,10 @@ type walker struct {
 	// dir is what relative paths are relative to.
 	dir string
 	// near is that folder as the user reaches it.
-	near  string
+	near string
+	// parts: what is read is laid over or under something else, so that a mapping
+	// need not be complete. It is when the result is read.
+	parts bool
 	nodes int // that may still be read
 	room  int // bytes that interpolation may still write
 }
@@ -234,6 +237,9 @@ func (o *object[T]) decode(w *walker, n *node, at *trail) (T, bool) {
 		if c := n.child(f.name); c != nil && f.decode != nil {
 			f.decode(w, c, at.key(f.name), &v)
 		}
+	}
+	if w.parts && !at.listed() {
+		return v, true
 	}
 	ok := true
 	for _, name := range o.required {

@@ -19,7 +19,7 @@ func (a *app) downCommand() *cli.Command {
 	return &cli.Command{
 		Name: "down", Usage: "stop and remove what the stack made, or some containers of it; with -n NAME also without the file", ArgsUsage: "[NAME…]",
 		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "remove the named volumes and what is in them; with NAMEs, those that no other container uses"},
+			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "remove the volumes and what is in them; with NAMEs, those that no other container uses"},
 			&cli.IntFlag{Name: "timeout", Aliases: []string{"t"}, Value: -1, Usage: "`SECONDS` until SIGKILL, in place of the declared ones"},
 			&cli.BoolFlag{Name: "remove-orphans", Usage: "accepted: down removes every instance of the stack"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	vzimage "github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/kernel/kerneltest"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
@@ -66,7 +67,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// prepareHome makes a home folder with a kernel, and an image named base.
+// prepareHome makes a home folder with a kernel, and images: base, checked, which
+// is healthy when HOME/fake/well is told 0, and stores, with volumes.
 func prepareHome(dir string) (string, error) {
 	home := filepath.Join(dir, "home")
 	image := filepath.Join(dir, "Image")
@@ -85,6 +87,18 @@ func prepareHome(dir string) (string, error) {
 		cmd.Env = append(os.Environ(), "VZCOMPOSE_HOME="+home)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("vzcompose %s: %w\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+	images, err := vzimage.Open(filepath.Join(home, "images"))
+	if err != nil {
+		return "", err
+	}
+	for name, cfg := range map[string]vzimage.Config{
+		"checked": {Cmd: []string{"serve"}, Health: &vzimage.Health{Test: []string{"CMD", "until", "well"}, Interval: 50 * time.Millisecond, Timeout: time.Minute}},
+		"stores":  {Cmd: []string{"serve"}, Volumes: []string{"/data", "/var/log"}},
+	} {
+		if _, err := images.Import(context.Background(), tar, name, cfg, nil); err != nil {
+			return "", err
 		}
 	}
 	return home, nil

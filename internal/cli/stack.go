@@ -179,7 +179,7 @@ func (a *app) volumes(c *cli.Context) error {
 	for _, v := range world.Volumes {
 		u := usedVolume{Volume: v, Path: w.VolumePath(v.Name)}
 		for _, i := range picked {
-			if mounts(i, v.Name) {
+			if i.Name == v.Instance || v.Instance == "" && mounts(i, v.Name) {
 				u.Instances = append(u.Instances, i.Name)
 			}
 		}

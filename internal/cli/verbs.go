@@ -131,7 +131,7 @@ func (a *app) rmCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "do not ask"},
 			&cli.BoolFlag{Name: "stop", Aliases: []string{"s"}, Usage: "stop those that run first"},
-			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "accepted: volumes have names, and go with down -v"},
+			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "and the volumes that only they have, since their images ask for them"},
 			graceFlag(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
 		},
@@ -158,6 +158,9 @@ func (a *app) rm(c *cli.Context) error {
 			return false
 		})
 		world.Networks = nil // others may be on them
+		world.Volumes = slices.DeleteFunc(world.Volumes, func(v state.Volume) bool {
+			return !slices.ContainsFunc(world.Instances, func(i state.Instance) bool { return i.Name == v.Instance })
+		})
 		if len(left) > 0 {
 			a.view.Notef("%s left alone: it runs; --stop stops it first", strings.Join(left, ", "))
 		}
@@ -166,7 +169,7 @@ func (a *app) rm(c *cli.Context) error {
 				return nil, err
 			}
 		}
-		return planner.Down(world, planner.DownOptions{}), nil
+		return planner.Down(world, planner.DownOptions{Volumes: c.Bool("volumes")}), nil
 	})
 }
 

@@ -62,6 +62,9 @@ func (s *Stack) create(ctx context.Context, op planner.Create, report func(event
 	if err := volume.Create(s.o.Home.Writable(s.Name, op.Instance), cmp.Or(rec.Writable, volume.WritableLayer)); err != nil {
 		return err
 	}
+	if err := s.makeVolumes(rec, &un, report); err != nil {
+		return err
+	}
 	if err := s.o.Home.WriteInstance(rec); err != nil {
 		return fmt.Errorf("write the record: %w", err)
 	}
@@ -99,6 +102,9 @@ func (s *Stack) update(ctx context.Context, op planner.Update, report func(event
 	}
 	rec.Created = old.Created
 	if err := s.record(); err != nil {
+		return err
+	}
+	if err := s.makeVolumes(rec, new(undo.Stack), report); err != nil { // a next update finds them
 		return err
 	}
 	if _, err := s.ended(ctx, op.Instance); err != nil {
@@ -167,6 +173,19 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if err := s.ownKernel(ctx, c, &rec, report); err != nil {
 		return rec, err
 	}
+	if rec.Spec, err = spec.EncodeContainer(c); err != nil {
+		return rec, err
+	}
+	if rec.Health, err = health(c, img); err != nil {
+		return rec, err
+	}
+	declared := len(c.Mounts)
+	if c, err = withVolumes(c, img, t.Instance); err != nil {
+		return rec, err
+	}
+	for _, m := range c.Mounts[declared:] {
+		rec.Anonymous = append(rec.Anonymous, m.Source)
+	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
 		if m.Type == "bind" && ids[shareKey(m)] == "" {
@@ -211,8 +230,7 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.StopSignal, err = agentproto.ParseSignal(first(c.StopSignal, img.StopSignal, "SIGTERM")); err != nil {
 		return rec, fmt.Errorf("stop signal: %w", err)
 	}
-	rec.Spec, err = spec.EncodeContainer(c)
-	return rec, err
+	return rec, nil
 }
 
 // shareKey tells apart what is shared: one folder that may be written to is
@@ -343,7 +361,11 @@ func (s *Stack) ended(ctx context.Context, name string) (bool, error) {
 }
 
 // remove deletes an instance that has no shim.
-func (s *Stack) remove(ctx context.Context, name string) error {
+func (s *Stack) remove(ctx context.Context, name string, report func(event.Progress)) error {
+	i, err := s.observe(ctx, name)
+	if err != nil {
+		return err
+	}
 	ended, err := s.ended(ctx, name)
 	if err != nil {
 		return err
@@ -360,6 +382,11 @@ func (s *Stack) remove(ctx context.Context, name string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("delete its folder: %w", err)
+	}
+	if i.Broken == "" && i.Index == 0 { // no other will have the name of a one-off
+		if err := s.removeVolumes(name, report); err != nil {
+			return err
+		}
 	}
 	if err := s.returnLeases(name); err != nil {
 		return err

@@ -157,7 +157,7 @@ func (s *Stack) do(ctx context.Context, step planner.Step, report func(event.Pro
 	case planner.Stop:
 		return s.stop(ctx, op.Instance, s.Grace, op.Discard)
 	case planner.Remove:
-		return s.remove(ctx, op.Instance)
+		return s.remove(ctx, op.Instance, report)
 	}
 	return errs.New(errs.Internal, "no way to %s %s", step.Op.Verb(), step.Op.Subject())
 }

@@ -36,10 +36,6 @@ func transcribe(rec *store.Instance, c spec.Container) {
 		}
 		rec.HostPorts = append(rec.HostPorts, state.HostPort(p))
 	}
-	if h := c.HealthCheck; h != nil {
-		rec.Health = &store.Health{Args: checkCommand(h.Test), Interval: h.Interval, Timeout: h.Timeout,
-			StartPeriod: h.StartPeriod, StartInterval: h.StartInterval, Retries: h.Retries}
-	}
 	if c.Hooks != nil {
 		rec.PostStart, rec.PreStop = hooksOf(c.Hooks.PostStart), hooksOf(c.Hooks.PreStop)
 	}
@@ -65,14 +61,6 @@ func devicesOf(c spec.Container) (all []store.Device) {
 		all = append(all, store.Device{Source: vsockDevice, Path: vsockDevice})
 	}
 	return all
-}
-
-// checkCommand is what a check of Compose's form executes.
-func checkCommand(test []string) []string {
-	if test[0] == "CMD-SHELL" {
-		return []string{"/bin/sh", "-c", test[1]}
-	}
-	return test[1:]
 }
 
 func hooksOf(all []spec.Hook) []store.Hook {

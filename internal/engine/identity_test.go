@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
@@ -152,7 +153,7 @@ func TestVolumesKeepTheirOwner(t *testing.T) {
 	if _, err := os.Stat(s.o.Home.Journal(s.Name)); err != nil {
 		t.Errorf("the folder of a stack with an instance: %v", err)
 	}
-	if err := s.remove(t.Context(), "web-1"); err != nil {
+	if err := s.remove(t.Context(), "web-1", func(event.Progress) {}); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RemoveStack(t.Context()); err != nil {
@@ -215,7 +216,7 @@ func TestARenamedDirectoryHasAStackOfAnotherName(t *testing.T) {
 	if all := at(renamed).RenamedFrom(); all != nil { // with -n shop
 		t.Errorf("by its old name: %q", all)
 	}
-	if err := named.remove(t.Context(), "web-1"); err != nil {
+	if err := named.remove(t.Context(), "web-1", func(event.Progress) {}); err != nil {
 		t.Fatal(err)
 	}
 	if all := fresh(renamed).RenamedFrom(); all != nil {

@@ -77,7 +77,7 @@ func (s *Stack) resolve(ctx context.Context, refs []string) (all []state.Image, 
 		img, err := s.o.Images.Find(ctx, ref, Platform())
 		switch {
 		case err == nil:
-			all = append(all, state.Image{Ref: ref, Digest: img.Digest})
+			all = append(all, state.Image{Ref: ref, Digest: img.Digest, Checked: img.Config.Checked()})
 		case errs.Is(err, errs.NotFound):
 		case store.Damaged(err): // who needs the image is told again, with the error
 			damage = append(damage, fmt.Sprintf("image %s: %v", ref, err))

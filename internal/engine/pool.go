@@ -127,6 +127,9 @@ func (s *Stack) heldKind(ctx context.Context, want *spec.Stack, container string
 	if err != nil {
 		return nil, err
 	}
+	if err := sharable(rec); err != nil {
+		return nil, err
+	}
 	if len(rec.KernelArgs) > 0 {
 		return nil, errs.New(errs.Unsupported, "the kernel is told more")
 	}
@@ -216,7 +219,7 @@ func (e *Engine) Spares() (all []Spare, err error) {
 		case alive:
 			all = append(all, Spare{name, Make{rec.CPUs, rec.Memory}, rec.Created})
 		case !alive && (rerr == nil || pool.older(name, poolLimit)): // younger ones are just being made
-			if err := pool.remove(context.Background(), name); err != nil { // it has no shim: nothing is waited for
+			if err := pool.remove(context.Background(), name, func(event.Progress) {}); err != nil { // it has no shim: nothing is waited for
 				return nil, err
 			}
 		}

@@ -48,6 +48,9 @@ func (s *Stack) prepare(ctx context.Context, want *spec.Stack, container string,
 	if err != nil {
 		return err
 	}
+	if err := sharable(rec); err != nil {
+		return err
+	}
 	rec.Stack = spareStack
 	from, err := s.bootWith(ctx, rec.Kernel)
 	if err != nil {
@@ -91,6 +94,15 @@ func preparable(c spec.Container) error {
 	}
 	if what != "" {
 		return errs.New(errs.Unsupported, "a machine cannot be prepared with %s", what)
+	}
+	return nil
+}
+
+// sharable says why no machine can be prepared for the record of an instance, as
+// far as its image tells.
+func sharable(rec store.Instance) error {
+	if len(rec.Anonymous) > 0 {
+		return errs.New(errs.Unsupported, "a machine cannot be prepared with the volumes that its image asks for")
 	}
 	return nil
 }

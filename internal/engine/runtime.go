@@ -155,19 +155,22 @@ func commandLine(c spec.Container, img image.Config) []string {
 }
 
 // environment answers KEY=VALUE lines: the image's, then the declared ones
-// sorted; the last of a name wins.
+// sorted; the last of a name wins. An entry of the image without "=" takes the
+// variable away, as engines have it.
 func environment(c spec.Container, img image.Config) []string {
 	env := []string{defaultPath}
-	set := func(kv string) {
-		name, _, _ := strings.Cut(kv, "=")
+	put := func(kv string) {
+		name, _, set := strings.Cut(kv, "=")
 		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
-		env = append(env, kv)
+		if set && name != "" {
+			env = append(env, kv)
+		}
 	}
 	for _, kv := range img.Env {
-		set(kv)
+		put(kv)
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Environment)) {
-		set(name + "=" + c.Environment[name])
+		put(name + "=" + c.Environment[name])
 	}
 	return env
 }

@@ -69,6 +69,23 @@ type Config struct {
 	Volumes      []string          `json:"volumes,omitempty"`       // sorted
 	ExposedPorts []string          `json:"exposed_ports,omitempty"` // "80/tcp", sorted
 	Labels       map[string]string `json:"labels,omitempty"`
+	Shell        []string          `json:"shell,omitempty"` // of checks in the form of the shell; nil: /bin/sh -c
+	Health       *Health           `json:"health,omitempty"`
+}
+
+// Health is the check of its health that an image has. Zero is not said.
+type Health struct {
+	Test          []string      `json:"test,omitempty"` // "CMD", "CMD-SHELL" or "NONE" first
+	Interval      time.Duration `json:"interval,omitempty"`
+	Timeout       time.Duration `json:"timeout,omitempty"`
+	StartPeriod   time.Duration `json:"start_period,omitempty"`
+	StartInterval time.Duration `json:"start_interval,omitempty"`
+	Retries       int           `json:"retries,omitempty"`
+}
+
+// Checked reports whether an image has a check of its health.
+func (c Config) Checked() bool {
+	return c.Health != nil && (len(c.Health.Test) > 1 && (c.Health.Test[0] == "CMD" || c.Health.Test[0] == "CMD-SHELL"))
 }
 
 // Progress is how far an operation is. Total is 0 while it is not known.
@@ -94,6 +111,7 @@ type Store struct {
 	flights   flights
 	transport http.RoundTripper
 	keychain  authn.Keychain
+	delay     time.Duration // before a request is repeated for the first time
 	now       func() time.Time
 }
 
@@ -108,6 +126,7 @@ func Open(dir string) (*Store, error) {
 		dir:       dir,
 		transport: newGuard(remote.DefaultTransport, idleLimit),
 		keychain:  &keychain{inner: authn.DefaultKeychain, limit: idleLimit},
+		delay:     firstDelay,
 		now:       time.Now,
 	}
 	for _, d := range []string{"blobs/sha256", "rootfs", "tmp", "locks"} {
@@ -219,7 +238,7 @@ func (s *Store) describe(r record) (Image, error) {
 }
 
 // readImage reads and checks a manifest and its config.
-func (s *Store) readImage(digest string) (*v1.Manifest, *v1.ConfigFile, error) {
+func (s *Store) readImage(digest string) (*v1.Manifest, *configFile, error) {
 	h, err := parseDigest(digest)
 	if err != nil {
 		return nil, nil, err

@@ -49,7 +49,7 @@ func (s *Store) importTar(ctx context.Context, tarPath string, cfg Config, m *me
 	if err != nil {
 		return Image{}, err
 	}
-	b, err := json.Marshal(configFile(cfg, diffID))
+	b, err := json.Marshal(importedConfig(cfg, diffID))
 	if err != nil {
 		return Image{}, errs.As(errs.Internal, err)
 	}
@@ -155,7 +155,7 @@ func (s *Store) blobKind(h v1.Hash) (compression, error) {
 	return sniff(bufio.NewReader(f))
 }
 
-func configFile(c Config, diffID v1.Hash) *v1.ConfigFile {
+func importedConfig(c Config, diffID v1.Hash) *v1.ConfigFile {
 	set := func(l []string) map[string]struct{} {
 		m := map[string]struct{}{}
 		for _, s := range l {
@@ -163,13 +163,17 @@ func configFile(c Config, diffID v1.Hash) *v1.ConfigFile {
 		}
 		return m
 	}
-	return &v1.ConfigFile{
+	f := &v1.ConfigFile{
 		OS: "linux", Architecture: runtime.GOARCH,
 		RootFS:  v1.RootFS{Type: "layers", DiffIDs: []v1.Hash{diffID}},
 		History: []v1.History{{CreatedBy: "vzcompose image import"}},
 		Config: v1.Config{
-			Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir,
+			Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, Shell: c.Shell,
 			StopSignal: c.StopSignal, Labels: c.Labels, Volumes: set(c.Volumes), ExposedPorts: set(c.ExposedPorts),
 		},
 	}
+	if h := c.Health; h != nil {
+		f.Config.Healthcheck = &v1.HealthConfig{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod, Retries: h.Retries}
+	}
+	return f
 }

@@ -209,7 +209,7 @@ func (l *loader) image(ctx context.Context, manifest []byte, name string) (Image
 	return l.finish(manifest, cfg, name, size)
 }
 
-func (l *loader) finish(manifest []byte, cfg *v1.ConfigFile, name string, size int64) (Image, error) {
+func (l *loader) finish(manifest []byte, cfg *configFile, name string, size int64) (Image, error) {
 	digest, err := l.store.putBytes(manifest)
 	if err != nil {
 		return Image{}, err

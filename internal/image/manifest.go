@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -101,9 +102,45 @@ func isLayer(t types.MediaType) bool {
 	return t == "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
 }
 
+// configFile is the config of an image as engines read it: with what the library's
+// type lacks, and with commands that are one word in place of a list.
+type configFile struct {
+	v1.ConfigFile
+	Config imageConfig `json:"config"`
+}
+
+type imageConfig struct {
+	v1.Config
+	Entrypoint  words   `json:"Entrypoint,omitempty"`
+	Cmd         words   `json:"Cmd,omitempty"`
+	Shell       words   `json:"Shell,omitempty"`
+	Healthcheck *health `json:"Healthcheck,omitempty"`
+}
+
+// health is Health as it is written.
+type health struct {
+	Test          words         `json:",omitempty"`
+	Interval      time.Duration `json:",omitempty"`
+	Timeout       time.Duration `json:",omitempty"`
+	StartPeriod   time.Duration `json:",omitempty"`
+	StartInterval time.Duration `json:",omitempty"`
+	Retries       int           `json:",omitempty"`
+}
+
+// words is a list, or one word, which old builders wrote for a list of one.
+type words []string
+
+func (w *words) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && b[0] == '"' {
+		*w = words{""}
+		return json.Unmarshal(b, &(*w)[0])
+	}
+	return json.Unmarshal(b, (*[]string)(w))
+}
+
 // parseConfig decodes the config of an image of so many layers.
-func parseConfig(b []byte, layers int) (*v1.ConfigFile, error) {
-	c := &v1.ConfigFile{}
+func parseConfig(b []byte, layers int) (*configFile, error) {
+	c := &configFile{}
 	if err := json.Unmarshal(b, c); err != nil {
 		return nil, errs.New(errs.DataLoss, "config: %w", err)
 	}
@@ -118,13 +155,13 @@ func parseConfig(b []byte, layers int) (*v1.ConfigFile, error) {
 	return c, nil
 }
 
-func platformOf(c *v1.ConfigFile) v1.Platform {
+func platformOf(c *configFile) v1.Platform {
 	return plainPlatform(v1.Platform{OS: c.OS, Architecture: c.Architecture, Variant: c.Variant})
 }
 
 // recordPlatform is what an image is kept for: what it says, and where it says
 // nothing what it was asked for.
-func recordPlatform(c *v1.ConfigFile, want v1.Platform) string {
+func recordPlatform(c *configFile, want v1.Platform) string {
 	if p := platformString(platformOf(c)); c.OS != "" && c.Architecture != "" {
 		if _, err := parsePlatform(p); err == nil {
 			return p
@@ -133,13 +170,22 @@ func recordPlatform(c *v1.ConfigFile, want v1.Platform) string {
 	return platformString(want)
 }
 
-func configOf(c *v1.ConfigFile) Config {
+func configOf(c *configFile) Config {
 	return Config{
+		Shell: c.Config.Shell, Health: healthOf(c.Config.Healthcheck),
 		Entrypoint: c.Config.Entrypoint, Cmd: c.Config.Cmd, Env: c.Config.Env, User: c.Config.User,
 		WorkingDir: c.Config.WorkingDir, StopSignal: c.Config.StopSignal, Labels: c.Config.Labels,
 		Volumes:      slices.Sorted(maps.Keys(c.Config.Volumes)),
 		ExposedPorts: slices.Sorted(maps.Keys(c.Config.ExposedPorts)),
 	}
+}
+
+func healthOf(h *health) *Health {
+	if h == nil {
+		return nil
+	}
+	return &Health{Test: h.Test, Interval: h.Interval, Timeout: h.Timeout, StartPeriod: h.StartPeriod,
+		StartInterval: h.StartInterval, Retries: h.Retries}
 }
 
 // choose picks the image for a platform: its exact variant, else one without a

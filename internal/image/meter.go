@@ -11,6 +11,17 @@ type meter struct {
 	p  Progress
 }
 
+// tell reports how the work goes in words, until it goes on.
+func (m *meter) tell(words string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fn != nil {
+		p := m.p
+		p.Phase += " " + words
+		m.fn(p)
+	}
+}
+
 func newMeter(fn func(Progress), phase string, total int64) *meter {
 	return &meter{fn: fn, p: Progress{Phase: phase, Total: total}}
 }

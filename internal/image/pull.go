@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -36,9 +40,9 @@ func (s *Store) Pull(ctx context.Context, ref, platform string, progress func(Pr
 	defer release()
 	m := newMeter(progress, "pull", 0)
 	defer m.stop()
-	p, err := s.newPull(parsed, want, m)
+	p, err := s.newPull(ctx, parsed, want, m)
 	if err != nil {
-		return Image{}, err
+		return Image{}, fmt.Errorf("pull %s: %w", parsed, registryError(err, parsed.domain))
 	}
 	img, target, err := p.run(ctx)
 	if err != nil {
@@ -53,21 +57,35 @@ type pull struct {
 	ref    reference
 	want   v1.Platform
 	meter  *meter
-	puller *remote.Puller
+	puller *remote.Puller // of manifests
+	client *http.Client   // of blobs
 	repo   name.Repository
+
+	patience *patient
 }
 
-func (s *Store) newPull(ref reference, want v1.Platform, m *meter) (*pull, error) {
+func (s *Store) newPull(ctx context.Context, ref reference, want v1.Platform, m *meter) (*pull, error) {
 	repo, err := ref.repository()
 	if err != nil {
 		return nil, err
 	}
-	puller, err := remote.NewPuller(remote.WithTransport(s.transport), remote.WithAuthFromKeychain(s.keychain),
-		remote.WithJobs(parallel), remote.WithUserAgent("vzcompose"))
+	patience := &patient{base: s.transport, delay: s.delay, tell: m.tell}
+	auth, err := newAuthorizer(ctx, patience, repo, s.keychain)
+	if err != nil {
+		return nil, fmt.Errorf("greet %s: %w", ref.domain, err)
+	}
+	// A Wrapper is taken by the library as it is, without its own authentication
+	// and repetitions.
+	wrapped, err := transport.FromToken(repo.Registry, authn.Anonymous, auth, &transport.Challenge{}, nil)
 	if err != nil {
 		return nil, errs.As(errs.Internal, err)
 	}
-	return &pull{store: s, ref: ref, want: want, meter: m, puller: puller, repo: repo}, nil
+	puller, err := remote.NewPuller(remote.WithTransport(wrapped), remote.WithJobs(parallel))
+	if err != nil {
+		return nil, errs.As(errs.Internal, err)
+	}
+	return &pull{store: s, ref: ref, want: want, meter: m, puller: puller, repo: repo, patience: patience,
+		client: &http.Client{Transport: auth, CheckRedirect: checkRedirect}}, nil
 }
 
 // run answers the image and the digest of what the reference named.
@@ -174,11 +192,51 @@ func (p *pull) layers(ctx context.Context, layers []v1.Descriptor) error {
 
 func (p *pull) fetch(ctx context.Context, d v1.Descriptor) error {
 	err := p.store.fetch(ctx, p.repo.Name(), d, p.meter, func(ctx context.Context) (io.ReadCloser, error) {
-		layer, err := p.puller.Layer(ctx, p.repo.Digest(d.Digest.String()))
-		if err != nil {
-			return nil, err
-		}
-		return layer.Compressed()
+		r := &resumed{ctx: ctx, size: d.Size, patience: p.patience,
+			open: func(offset int64) (io.ReadCloser, error) { return p.openBlob(ctx, d, offset) }}
+		var err error
+		r.body, err = r.open(0)
+		return r, err
 	})
 	return registryError(err, p.ref.domain)
+}
+
+// openBlob asks for a blob from offset on.
+func (p *pull) openBlob(ctx context.Context, d v1.Descriptor, offset int64) (io.ReadCloser, error) {
+	at := url.URL{Scheme: p.repo.Scheme(), Host: p.repo.RegistryStr(), Path: "/v2/" + p.repo.RepositoryStr() + "/blobs/" + d.Digest.String()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at.String(), nil)
+	if err != nil {
+		return nil, errs.As(errs.Internal, err)
+	}
+	req.Header.Set("Accept-Encoding", "identity") // the bytes of the digest, of which a range can be had
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, http.StatusOK, http.StatusPartialContent); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return fromOffset(resp, offset)
+}
+
+// fromOffset returns the body of an answer from offset on: the answer's own where
+// it is that part, and otherwise what remains when all before it was read.
+func fromOffset(resp *http.Response, offset int64) (io.ReadCloser, error) {
+	if resp.StatusCode == http.StatusOK {
+		if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
+			resp.Body.Close()
+			return nil, err
+		}
+		return resp.Body, nil
+	}
+	var first int64
+	if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-", &first); err != nil || first != offset {
+		resp.Body.Close()
+		return nil, errs.New(errs.DataLoss, "asked for what follows byte %d, and got %q", offset, clip(resp.Header.Get("Content-Range")))
+	}
+	return resp.Body, nil
 }

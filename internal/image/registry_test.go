@@ -117,6 +117,7 @@ func newStore(t testing.TB) *Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.delay = time.Millisecond
 	return s
 }
 

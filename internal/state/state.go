@@ -72,10 +72,13 @@ type Exit struct {
 	Requested bool `json:"requested,omitempty"`
 }
 
-// Volume is a named volume that exists.
+// Volume is a volume that exists.
 type Volume struct {
 	Name string `json:"name"`
-	Size int64  `json:"size"` // bytes the guest sees
+	// Instance is whose it is, where it is one that the image asks for and nobody
+	// named; "": it is a named one.
+	Instance string `json:"instance,omitempty"`
+	Size     int64  `json:"size"` // bytes the guest sees
 	// Least is the smallest size that may be declared to have one of Size; 0: Size.
 	Least int64 `json:"-"`
 }
@@ -92,8 +95,9 @@ type Network struct {
 
 // Image is what a reference means locally.
 type Image struct {
-	Ref    string `json:"ref"`
-	Digest string `json:"digest"`
+	Ref     string `json:"ref"`
+	Digest  string `json:"digest"`
+	Checked bool   `json:"checked,omitempty"` // it has a check of its health
 }
 
 // Port is a port of the host that leads to one of the container.

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,13 +12,31 @@ import (
 	"github.com/vzcompose/vzcompose/internal/state"
 )
 
-// Store holds the named volumes of one stack, in a folder.
+// Store holds the volumes of one stack, in a folder.
 type Store struct{ dir string }
 
 // New answers the store in dir, which need not exist.
 func New(dir string) *Store { return &Store{dir} }
 
 const suffix = ".img"
+
+// ownerMark stands behind the instance in the name of a volume that only that
+// instance has. No volume of a stack file has it in its name.
+const ownerMark = "."
+
+// Anonymous is the name of the volume that an instance has at a path of its
+// container because its image asks for one. It is the same each time the instance
+// is made.
+func Anonymous(instance, path string) string {
+	readable := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.Trim(path, "/"))
+	sum := sha256.Sum256([]byte(path))
+	return fmt.Sprintf("%s%s%.40s-%x", instance, ownerMark, readable, sum[:4])
+}
 
 // Path is where the volume called name is.
 func (s *Store) Path(name string) string { return filepath.Join(s.dir, name+suffix) }
@@ -64,7 +83,11 @@ func (s *Store) List() ([]state.Volume, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list volumes: %w", err)
 		}
-		all = append(all, state.Volume{Name: name, Size: info.Size(), Least: least(info.Size())})
+		owner, _, anonymous := strings.Cut(name, ownerMark)
+		if !anonymous {
+			owner = ""
+		}
+		all = append(all, state.Volume{Name: name, Instance: owner, Size: info.Size(), Least: least(info.Size())})
 	}
 	return all, nil
 }

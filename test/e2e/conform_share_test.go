@@ -69,6 +69,23 @@ containers:
 			t.Errorf("%q", got)
 		}
 	})
+	behave(t, 24, "bind of one file: an editor that writes a new one and renames it is followed", func(t *testing.T) {
+		path := filepath.Join(s.dir, "conf/file")
+		for _, text := range []string{"edited once, and longer\n", "b = 2\n"} {
+			if err := os.WriteFile(path+"~", []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(path+"~", path); err != nil {
+				t.Fatal(err)
+			}
+			s.eventually("the container sees it", func() bool { return s.sh("one", "cat /etc/file").out == text })
+			s.sh("one", "echo appended >>/etc/file").want(t, 0, "")
+			if got := on("conf/file"); got != text+"appended" {
+				t.Errorf("the host sees %q", got)
+			}
+			s.sh("one", "sed -n 1p /etc/file >/tmp/1; cat /tmp/1 >/etc/file").want(t, 0, "")
+		}
+	})
 	behave(t, 24, "read-only: writes fail, in the container and on the host", func(t *testing.T) {
 		for _, script := range []string{"echo x >/fixed/index", "rm /fixed/index", "mkdir /fixed/e", "mv /fixed/index /fixed/j", "chmod 600 /fixed/index", "ln /fixed/index /fixed/k"} {
 			if r := s.sh("one", script); r.code == 0 || !strings.Contains(r.err, "Read-only file system") {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +75,50 @@ func registry(t *testing.T) string {
 	}
 }
 
+// cutting stands before a server and resets the first connections that bring more
+// than so many bytes each. Sent is how many went through in all.
+func cutting(t *testing.T, server string, at ...int64) (addr string, sent *atomic.Int64) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	var cuts atomic.Int64
+	sent = &atomic.Int64{}
+	carry := func(c net.Conn) {
+		defer c.Close()
+		to, err := net.Dial("tcp", server)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		go func() { _, _ = io.Copy(to, c) }()
+		for b, n := make([]byte, 32<<10), int64(0); ; {
+			got, err := to.Read(b)
+			if _, werr := c.Write(b[:got]); err != nil || werr != nil {
+				return
+			}
+			n += int64(got)
+			sent.Add(int64(got))
+			if k := cuts.Load(); int(k) < len(at) && n > at[k] && cuts.CompareAndSwap(k, k+1) {
+				_ = c.(*net.TCPConn).SetLinger(0)
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go carry(c)
+		}
+	}()
+	return l.Addr().String(), sent
+}
+
 // push makes an image of a root tar and pushes it.
 func push(t *testing.T, ref, tar string, config v1.Config) {
 	t.Helper()
@@ -111,11 +157,17 @@ func must[T any](v T, err error) T {
 // usual Docker config, runs, and answers.
 func TestPullFromARegistryWithAPassword(t *testing.T) {
 	s := scenario(t, "containers: {}\n")
-	addr := registry(t)
+	addr, sent := cutting(t, registry(t), 1<<20, 3<<20, 8<<20)
 	ref := addr + "/team/redis:7"
 	push(t, ref, filepath.Join(shared.cache, "images", "redis.tar"), v1.Config{
 		Cmd: []string{"redis-server", "--save", ""}, WorkingDir: "/data", User: "redis",
-		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, StopSignal: "SIGINT"})
+		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, StopSignal: "SIGINT",
+		Volumes:     map[string]struct{}{"/var/lib/redis": {}},
+		Healthcheck: &v1.HealthConfig{Test: []string{"CMD-SHELL", `test "$(redis-cli ping)" = PONG`}, Interval: 200 * time.Millisecond, Timeout: 30 * time.Second, Retries: 100}})
+	t.Cleanup(func() { // or the next run has the layers
+		s.vz("down", "-v")
+		s.vz("image", "rm", ref)
+	})
 	s.write(fmt.Sprintf("containers:\n  cache: {image: %q, cpus: 1, memory: 128MiB}\n", ref))
 
 	docker := t.TempDir()
@@ -133,12 +185,30 @@ func TestPullFromARegistryWithAPassword(t *testing.T) {
 		t.Errorf("with a wrong password: %s", r)
 	}
 	login(password)
-	s.must("up", "-d")
-	s.eventually("redis answers", func() bool { return s.vz("exec", "cache", "redis-cli", "ping").out == "PONG\n" })
+	before := sent.Load()
+	r = s.must("up", "-d")
+	contains(t, "an up over a bad connection", r.err, "again in")
+	t.Logf("%d bytes were sent", sent.Load()-before)
+	s.must("up", "--wait") // by the image's own check
+	contains(t, "ps", s.must("ps").out, "(healthy)")
+	if out := s.must("exec", "cache", "redis-cli", "ping").out; out != "PONG\n" {
+		t.Errorf("healthy, and it answers %q", out)
+	}
 	if got := s.must("exec", "cache", "sh", "-c", "id -un; pwd").out; got != "redis\n/data\n" {
 		t.Errorf("user and folder: %q", got)
 	}
 	contains(t, "a second up", s.must("up", "-d").out, "nothing to do")
+
+	// The volume that the image asks for outlives the instance.
+	s.must("exec", "--user", "root", "cache", "sh", "-c", "echo kept >/var/lib/redis/file && sync")
 	s.must("down")
-	s.must("image", "rm", ref)
+	s.must("up", "-d")
+	if out := s.must("exec", "cache", "cat", "/var/lib/redis/file").out; out != "kept\n" {
+		t.Errorf("the volume has %q", out)
+	}
+	contains(t, "volumes", s.must("volumes").out, "cache-1.var-lib-redis-")
+	s.must("down", "-v")
+	if out := s.must("volumes", "-q").out; out != "" {
+		t.Errorf("left: %s", out)
+	}
 }

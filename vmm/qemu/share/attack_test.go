@@ -342,6 +342,94 @@ func TestOneFile(t *testing.T) {
 	}
 }
 
+// What stands under the name of a file that is shared alone is the file, for who
+// has mounted it too: an editor that writes a new one and renames it is followed.
+func TestOneFileIsFoundByItsName(t *testing.T) {
+	dir, outside := playground(t)
+	path := filepath.Join(dir, "file")
+	g := newGuest(t, Options{Path: path})
+	file := g.mustLookup(root, "file")
+	open := func() uint64 {
+		t.Helper()
+		b, err := g.call(opOpen, file, words(uint32(unix.O_RDWR), uint32(0)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return binary.LittleEndian.Uint64(b)
+	}
+	write := func(fh uint64, text string) {
+		t.Helper()
+		if _, err := g.call(opWrite, file, words(fh, uint64(0), uint32(len(text)), uint32(0), uint64(0), uint32(0), uint32(0), []byte(text))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is := func(want string) {
+		t.Helper()
+		if b, err := os.ReadFile(path); err != nil || string(b) != want {
+			t.Errorf("the host has %q %v, want %q", b, err, want)
+		}
+	}
+	old := open()
+	for i, text := range []string{"edited once", "edited twice"} {
+		if err := os.WriteFile(path+"~", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+"~", path); err != nil {
+			t.Fatal(err)
+		}
+		attr, err := g.call(opGetattr, file, words(uint32(0), uint32(0), uint64(0)))
+		if err != nil || binary.LittleEndian.Uint64(attr[24:]) != uint64(len(text)) {
+			t.Errorf("%d: the size of the new file: %v", i, err)
+		}
+		fh := open()
+		got, err := g.call(opRead, file, words(fh, uint64(0), uint32(100), uint32(0), uint64(0), uint32(0), uint32(0)))
+		if err != nil || string(got) != text {
+			t.Errorf("%d: read %q %v", i, got, err)
+		}
+		write(fh, "E")
+		is("E" + text[1:])
+	}
+	write(old, "gone") // who had it open has the old one, as on any Linux
+	is("Edited twice")
+	if again := g.mustLookup(root, "file"); again != file {
+		t.Errorf("node %d became %d", file, again)
+	}
+	if _, err := g.call(opSetattr, file, setattr(fuse.FATTR_SIZE, 3, 0)); err != nil {
+		t.Error(err)
+	}
+	is("Edi")
+	for what, put := range map[string]func() error{
+		"nothing":  func() error { return nil },
+		"a link":   func() error { return os.Symlink(filepath.Join(outside, "secret"), path) },
+		"a folder": func() error { return os.Mkdir(path, 0o700) },
+		"a pipe":   func() error { return unix.Mkfifo(path, 0o600) },
+	} {
+		_ = os.Remove(path)
+		if err := put(); err != nil {
+			t.Fatal(err)
+		}
+		for _, op := range []uint32{opGetattr, opOpen, opSetattr} {
+			payload := words(uint32(0), uint32(0), uint64(0))
+			if op == opSetattr {
+				payload = setattr(fuse.FATTR_MODE, 0, 0o777)
+			}
+			if _, err := g.call(op, file, payload); err != unix.ENOENT {
+				t.Errorf("%s in its place: operation %d: %v", what, op, err)
+			}
+		}
+	}
+	_ = os.Remove(path)
+	if err := os.WriteFile(path, []byte("back"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(open(), "B")
+	is("Back")
+	untouched(t, outside)
+	if n := len(g.fs.nodes); n != 2 {
+		t.Errorf("%d nodes are held", n)
+	}
+}
+
 // Requests that are torn, too large or about nothing are refused, and what there
 // may be at a time is bounded.
 func TestTornAndHugeRequests(t *testing.T) {

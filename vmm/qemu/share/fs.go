@@ -153,10 +153,19 @@ func (fs *FS) Close() {
 
 func (fs *FS) String() string { return "share" }
 
+// identify tells a file from others. Of a share of one file, whatever stands under
+// its name is the same file.
+func (fs *FS) identify(st *unix.Stat_t) fileID {
+	if fs.only != "" && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fileID{}
+	}
+	return fileID{st.Dev, st.Ino}
+}
+
 // addLocked makes a node of fd, which is then its own, or counts one more lookup
 // of the node that there is, and closes fd.
 func (fs *FS) addLocked(fd int, st *unix.Stat_t) *node {
-	file := fileID{st.Dev, st.Ino}
+	file := fs.identify(st)
 	if n := fs.byFile[file]; n != nil {
 		_ = unix.Close(fd) // a path
 		n.lookups++
@@ -170,6 +179,40 @@ func (fs *FS) addLocked(fd int, st *unix.Stat_t) *node {
 
 // use answers a node until done is called.
 func (fs *FS) use(id uint64) (n *node, done func(), code fuse.Status) {
+	if fs.only != "" && id != fuse.FUSE_ROOT_ID {
+		return fs.useNamed(id)
+	}
+	return fs.useNode(id)
+}
+
+// useNamed is use for the file of a share that has one file: it is found anew by
+// its name. The guest has mounted the file itself, and so never asks for its name
+// again; an editor that writes a new file and gives it the name would otherwise
+// leave the guest with the one that was deleted.
+func (fs *FS) useNamed(id uint64) (n *node, done func(), code fuse.Status) {
+	_, known, code := fs.useNode(id)
+	if !code.Ok() {
+		return nil, nil, code
+	}
+	defer known()
+	dir, release, code := fs.useNode(fuse.FUSE_ROOT_ID)
+	if !code.Ok() {
+		return nil, nil, code
+	}
+	defer release()
+	fd, err := openBeneath(dir.fd, fs.only, unix.O_PATH, 0)
+	if err != nil {
+		return nil, nil, fuse.ToStatus(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = unix.Close(fd)           // a path
+		return nil, nil, fuse.ENOENT // another type would make the guest's kernel give the file up
+	}
+	return &node{id: id, fd: fd, kind: unix.S_IFREG}, func() { _ = unix.Close(fd) }, fuse.OK
+}
+
+func (fs *FS) useNode(id uint64) (n *node, done func(), code fuse.Status) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	n = fs.nodes[id]
@@ -275,7 +318,11 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || len(fs.nodes) >= fs.limits.nodes && fs.byFile[fileID{st.Dev, st.Ino}] == nil {
+	if fs.only != "" && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = unix.Close(fd) // a path
+		return fuse.ENOENT
+	}
+	if fs.closed || len(fs.nodes) >= fs.limits.nodes && fs.byFile[fs.identify(&st)] == nil {
 		_ = unix.Close(fd)
 		return fuse.Status(unix.ENFILE)
 	}
