@@ -43,16 +43,7 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 	}
 	lctx, cancel := limited(ctx, s.o.StartLimit, "start the instance")
 	defer cancel()
-	said := 0 // of its notes
-	up := func(st shimproto.Status) bool {
-		for ; said < len(st.Notes); said++ {
-			report(event.Progress{Phase: st.Notes[said]})
-		}
-		if st.Phase != "" {
-			report(event.Progress{Phase: st.Phase})
-		}
-		return st.State >= lifecycle.Started
-	}
+	up := (&coming{report: report}).came
 	st, err := s.follow(lctx, name, up)
 	if err == nil && alive && !st.State.Live() { // what we joined was on its way out
 		if err := s.spawn(ctx, name); err != nil {
@@ -77,6 +68,32 @@ func (s *Stack) start(ctx context.Context, name string, report func(event.Progre
 		return &StartError{Class: st.Refused, Err: err}
 	}
 	return err
+}
+
+// coming is a start that is followed.
+type coming struct {
+	report func(event.Progress)
+	said   int // of its notes
+	lost   int // the boot after which its machine was lost; 0: none was
+}
+
+// came reports the progress of a start, and reports whether it has come to
+// something. An instance whose machine was lost just before, and that its restart
+// policy has come again, has not: the next boot decides.
+func (c *coming) came(st shimproto.Status) bool {
+	for ; c.said < len(st.Notes); c.said++ {
+		c.report(event.Progress{Phase: st.Notes[c.said]})
+	}
+	if st.Phase != "" {
+		c.report(event.Progress{Phase: st.Phase})
+	}
+	if st.State == lifecycle.Restarting && st.Exit == nil {
+		if c.lost == 0 {
+			c.lost = st.Boots
+		}
+		return st.Boots > c.lost
+	}
+	return st.State >= lifecycle.Started
 }
 
 // StartError says that a process was not executed. Its class is errs.NotFound or
