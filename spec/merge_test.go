@@ -35,7 +35,7 @@ func mergedFrom(t *testing.T, dir string, files ...string) string {
 var parts = []struct{ first, later, together string }{
 	{"healthcheck: {test: x, retries: 2}", "healthcheck: {interval: 7s}", "healthcheck: {test: x, retries: 2, interval: 7s}"},
 	{"healthcheck: {interval: 7s}", "healthcheck: {test: [CMD, x]}", "healthcheck: {test: [CMD, x], interval: 7s}"},
-	{"healthcheck: {test: x}", "healthcheck: {disable: true}", ""},
+	{"healthcheck: {test: x}", "healthcheck: {disable: true}", "healthcheck: {test: [NONE]}"},
 	{"ulimits: {nofile: {soft: 1}}", "ulimits: {nofile: {hard: 2}}", "ulimits: {nofile: {soft: 1, hard: 2}}"},
 	{"ulimits: {nofile: {soft: 1, hard: 9}}", "ulimits: {nofile: {soft: 5}}", "ulimits: {nofile: {soft: 5, hard: 9}}"},
 	{"hooks: {post_start: [{command: a}]}", "hooks: {pre_stop: [{command: b}]}", "hooks: {post_start: [{command: a}], pre_stop: [{command: b}]}"},
