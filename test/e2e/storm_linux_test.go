@@ -27,7 +27,7 @@ const stormStack = `
 defaults: {image: busybox, cpus: 1, memory: 64MiB, stop_grace_period: 1s}
 containers:
   counter:
-    command: [sh, -c, "n=$$(cat /data/n 2>/dev/null || echo 0); while :; do n=$$((n+1)); echo $$n >/data/new; mv /data/new /data/n; sync /data; echo $$n; sleep 0.05; done"]
+    command: [sh, -c, "n=$$(cat /data/n 2>/dev/null || echo 0); while :; do n=$$((n+1)); echo $$n >/data/new; sync /data/new; mv /data/new /data/n; sync /data; echo $$n; sleep 0.05; done"]
     mounts: [{type: volume, source: data, destination: /data}]
   talker:
     command: [sh, -c, "n=0; while :; do n=$$((n+1)); echo $$n; [ $$((n%50)) = 0 ] && sleep 0.05; done"]
