@@ -89,15 +89,20 @@ func rooms() map[string]row {
 			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
 			"internal/seccomp", "internal/undo", "internal/volume", "internal/childenv"}},
 
+		// what a command does; the driver of machines is the shim's
+		"internal/stack": {imports: []string{"executor", "planner", "spec", "internal/childenv", "internal/engine", "internal/errs", "internal/event",
+			"internal/filelock", "internal/image", "internal/kernel", "internal/lifecycle", "internal/logs", "internal/settings", "internal/shim",
+			"internal/shimproto", "internal/state", "internal/store", "internal/wire"}},
+
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
 			"internal/lifecycle", "internal/logs", "internal/state"}},
 		// schema is what it prints, agents what doctor asks for, shimproto what
 		// exec speaks.
-		"internal/cli": {imports: []string{"agentproto", "executor", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
-			"internal/engine", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel",
-			"internal/lifecycle", "internal/logs", "internal/settings", "internal/shim", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc",
-			"internal/ui", "internal/wire", "internal/childenv"}},
+		"internal/cli": {imports: []string{"agentproto", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
+			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
+			"internal/logs", "internal/shim", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/switchproc",
+			"internal/ui", "internal/wire", "internal/settings"}},
 		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},

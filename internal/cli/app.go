@@ -18,6 +18,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/ui"
 	"github.com/vzcompose/vzcompose/vmm"
 )
@@ -64,11 +65,11 @@ func (s status) Error() string { return "" }
 func Main(d Deps) int {
 	if len(d.Args) > 1 {
 		switch d.Args[1] {
-		case shimCommand:
+		case stack.ShimCommand:
 			return runShim(d)
-		case switchCommand:
+		case stack.SwitchCommand:
 			return runSwitch(d)
-		case fillCommand:
+		case stack.FillCommand:
 			return runFill(d)
 		}
 	}
@@ -99,20 +100,23 @@ func (a *app) exit(err error) int {
 	defer view.Close()
 	var st status
 	var own *withStatus
-	var running leftRunning
+	var running *stack.LeftRunning
+	var plan *stack.PlanError
 	left := a.unsaid(err)
 	code := exitDone
 	if left != nil {
 		code = explain(view, left)
 	}
 	if errors.As(err, &running) {
-		view.Notef("%s", running.what)
+		view.Notef("%s", leftWords(running))
 	}
 	switch {
 	case errors.As(err, &st):
 		return int(st)
-	case errors.Is(err, errInterrupted):
+	case errors.Is(err, stack.ErrInterrupted):
 		return exitInterrupted
+	case errors.As(err, &plan):
+		return exitFailed
 	case left != nil && errors.As(err, &own):
 		return own.status
 	}
@@ -133,19 +137,15 @@ func explain(view *ui.UI, err error) int {
 	return exitFailed
 }
 
-// afterInterrupt is the error of a command that the user has interrupted: err is
-// what went wrong with its ending, or nil.
-func afterInterrupt(err error) error { return errors.Join(err, status(exitInterrupted)) }
-
-// unsaid is err without what needs no words: a status, that the user asked to stop,
+// unsaid is err without what needs no words: a status, a plan whose summary was shown, that the user asked to stop,
 // and a reader of our output that went away, as of `vzcompose logs | head`. Only our own streams count: any
 // other pipe that breaks is a failure.
 func (a *app) unsaid(err error) error {
-	if err == errInterrupted {
+	if err == stack.ErrInterrupted {
 		return nil
 	}
 	switch e := err.(type) {
-	case nil, status:
+	case nil, status, *stack.PlanError:
 		return nil
 	case *fs.PathError:
 		ours := e.Path == a.deps.Stdout.Name() || e.Path == a.deps.Stderr.Name()
@@ -167,6 +167,14 @@ func (a *app) unsaid(err error) error {
 		if len(left) < len(all) {
 			return errors.Join(left...)
 		}
+	}
+	return err
+}
+
+// exitWith returns err, or the exit status of a process as an error.
+func exitWith(code int, err error) error {
+	if err == nil && code != 0 {
+		return status(code)
 	}
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/archive"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
@@ -66,16 +67,12 @@ func (a *app) cp(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return err
-	}
 	var into []state.Instance
 	if c.Bool("all") {
-		into, err = pick(world, []string{to.container})
+		_, into, err = w.Select(c.Context, []string{to.container})
 	} else {
 		var i state.Instance
-		i, err = one(world, from.container+to.container, c.Int("index"))
+		i, err = w.Find(c.Context, from.container+to.container, c.Int("index"))
 		into = []state.Instance{i}
 	}
 	if err != nil {
@@ -89,7 +86,7 @@ func (a *app) cp(c *cli.Context) error {
 	return nil
 }
 
-func (a *app) copyWith(c *cli.Context, w *work, i state.Instance, from, to far) error {
+func (a *app) copyWith(c *cli.Context, w *stack.Stack, i state.Instance, from, to far) error {
 	shim, err := w.Dial(c.Context, i.Name)
 	if errs.Is(err, errs.NotFound) {
 		return errs.WithHint(errs.New(errs.FailedPrecondition, "%s does not run", i.Name), "its files can be reached while it does: vzcompose start %s", i.Container)

@@ -86,10 +86,10 @@ func (a *app) examine(c *cli.Context) []check {
 		add("home", "", err)
 		return all
 	}
-	add("home", h.home.Dir, nil)
-	add("runtime", h.home.Runtime, h.home.MakeRuntime())
-	h.home.RemoveRuntime()
-	k, err := h.kernels.Default(c.Context, runtime.GOARCH)
+	add("home", h.Folder.Dir, nil)
+	add("runtime", h.Folder.Runtime, h.Folder.MakeRuntime())
+	h.Folder.RemoveRuntime()
+	k, err := h.Kernels.Default(c.Context, runtime.GOARCH)
 	add("kernel", fmt.Sprintf("%s from %s", k.Version, k.Origin), err)
 	all = append(all, a.examineTemplates(h))
 	return all

@@ -1,18 +1,11 @@
 package cli
 
 import (
-	"fmt"
-	"maps"
-	"os"
-	"slices"
-	"strings"
-
 	"github.com/urfave/cli/v2"
 
-	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/planner"
-	"github.com/vzcompose/vzcompose/spec"
 )
 
 func (a *app) downCommand() *cli.Command {
@@ -29,82 +22,13 @@ func (a *app) downCommand() *cli.Command {
 }
 
 func (a *app) down(c *cli.Context) error {
-	w, err := a.withName(c)
-	if err != nil {
-		return err
-	}
-	w.setGrace(c)
-	if _, err := os.Stat(w.house.home.Stack(w.Name)); os.IsNotExist(err) && !c.Bool("volumes") {
-		a.view.Notef("stack %s has nothing to take down", w.Name)
-		return nil
-	}
-	stop := newInterrupt(c.Context)
-	defer stop.release()
-	lock, err := a.lockStack(w, stop)
-	if err != nil {
-		return err
-	}
-	defer lock.Release()
-	_, _, err = a.convergeLocked(c, w, stop, c.Bool("dry-run"), func(world state.World) (*planner.Plan, error) {
-		o, err := a.downOptions(c, world)
-		if err != nil {
-			return nil, err
-		}
-		return planner.Down(world, o), nil
+	return a.change(c, func() (*stack.Stack, error) { return a.withName(c) }, func(s *stack.Stack, control stack.Control) error {
+		return s.Down(c.Context, control, downOptions(c))
 	})
-	if err != nil || c.Bool("dry-run") {
-		return err
-	}
-	if stop.asked() {
-		return status(exitInterrupted)
-	}
-	// Under the lock still: an up that waits for it must not find half of it.
-	if err := w.RemoveStack(c.Context); err != nil {
-		return err
-	}
-	if err := emptyWithLast(c.Context, w.house); err != nil {
-		return fmt.Errorf("empty the pool: %w", err)
-	}
-	w.house.home.RemoveRuntime()
-	return nil
 }
 
-// downOptions are what the command line asks of Down. A name that neither the
-// records nor the file know is refused. The file is read for no other reason than
-// to know it, and which volumes containers have: it need not be right.
-func (a *app) downOptions(c *cli.Context, world state.World) (planner.DownOptions, error) {
-	o := planner.DownOptions{Only: c.Args().Slice(), Volumes: c.Bool("volumes"), Declared: map[string][]string{}}
-	if len(o.Only) == 0 {
-		return o, nil
-	}
-	known := map[string]bool{}
-	for _, i := range world.Instances {
-		known[i.Container] = true
-	}
-	if opts, err := a.loadOptions(c); err == nil {
-		opts.Profiles = []string{"*"}
-		if loaded, err := spec.Load(opts); err == nil && loaded.Stack.Name == world.Stack {
-			for name, ct := range loaded.Stack.Containers {
-				known[name], o.Declared[name] = true, volumesOf(ct)
-			}
-		}
-	}
-	for _, name := range o.Only {
-		if !known[name] {
-			return o, errs.WithHint(usage("no container %q in stack %s", name, world.Stack), "there is %s", strings.Join(slices.Sorted(maps.Keys(known)), ", "))
-		}
-	}
-	return o, nil
-}
-
-// volumesOf are the named volumes that a container mounts.
-func volumesOf(ct spec.Container) (names []string) {
-	for _, m := range ct.Mounts {
-		if m.Type == "volume" {
-			names = append(names, m.Source)
-		}
-	}
-	return names
+func downOptions(c *cli.Context) stack.DownOptions {
+	return stack.DownOptions{Only: c.Args().Slice(), Volumes: c.Bool("volumes")}
 }
 
 func (a *app) planCommand() *cli.Command {
@@ -130,18 +54,14 @@ func (a *app) plan(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	world, err := w.observe(c.Context)
-	if err != nil {
-		return err
-	}
 	var plan *planner.Plan
+	var world state.World
 	if c.Bool("destroy") {
-		o, err := a.downOptions(c, world)
-		if err != nil {
-			return err
-		}
-		plan = planner.Down(world, o)
-	} else if plan, err = planner.Up(w.desired, world, opts); err != nil {
+		plan, world, err = w.PlanDown(c.Context, downOptions(c))
+	} else {
+		plan, world, err = w.PlanUp(c.Context, opts)
+	}
+	if err != nil {
 		return err
 	}
 	for _, warning := range plan.Warnings {

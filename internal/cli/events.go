@@ -47,7 +47,7 @@ func (a *app) events(c *cli.Context) error {
 	if o.Until, err = moment(c.String("until")); err != nil {
 		return err
 	}
-	home := w.house.home
+	home := w.Folder
 	if err := os.MkdirAll(home.Stacks(), 0o700); err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (a *app) imageList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := h.images.List(c.Context)
+	all, err := h.Images.List(c.Context)
 	if err != nil {
 		return err
 	}
@@ -68,9 +68,9 @@ func (a *app) imagePull(c *cli.Context) error {
 		return err
 	}
 	progress, done := a.byteProgress(c.Args().First())
-	img, err := h.images.Pull(c.Context, c.Args().First(), engine.Platform(), progress)
+	img, err := h.Images.Pull(c.Context, c.Args().First(), engine.Platform(), progress)
 	if err == nil {
-		_, err = h.images.RootFS(c.Context, img.Digest, progress)
+		_, err = h.Images.RootFS(c.Context, img.Digest, progress)
 	}
 	done()
 	if err != nil {
@@ -86,7 +86,7 @@ func (a *app) imageLoad(c *cli.Context) error {
 		return err
 	}
 	progress, done := a.byteProgress(c.Args().First())
-	all, err := h.images.Load(c.Context, c.Args().First(), progress)
+	all, err := h.Images.Load(c.Context, c.Args().First(), progress)
 	done()
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (a *app) imageImport(c *cli.Context) error {
 		}
 	}
 	progress, done := a.byteProgress(c.Args().First())
-	img, err := h.images.Import(c.Context, c.Args().Get(0), c.Args().Get(1), cfg, progress)
+	img, err := h.Images.Import(c.Context, c.Args().Get(0), c.Args().Get(1), cfg, progress)
 	done()
 	if err != nil {
 		return err
@@ -124,16 +124,16 @@ func (a *app) imageRemove(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	used, err := h.engine.UsedImages()
+	used, err := h.Engine.UsedImages()
 	if err != nil {
 		return err
 	}
 	for _, ref := range c.Args().Slice() {
-		img, err := h.images.Find(c.Context, ref, engine.Platform())
+		img, err := h.Images.Find(c.Context, ref, engine.Platform())
 		if err == nil && used[img.Digest] {
 			return errs.WithHint(errs.New(errs.FailedPrecondition, "an instance was made from %s", ref), "take its stack down first")
 		}
-		freed, err := h.images.Remove(c.Context, ref)
+		freed, err := h.Images.Remove(c.Context, ref)
 		if err != nil {
 			return err
 		}
@@ -147,11 +147,11 @@ func (a *app) imagePrune(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	used, err := h.engine.UsedImages()
+	used, err := h.Engine.UsedImages()
 	if err != nil {
 		return err
 	}
-	freed, err := h.images.Prune(c.Context, func(digest string) bool { return used[digest] || used[shortID(digest)] })
+	freed, err := h.Images.Prune(c.Context, func(digest string) bool { return used[digest] || used[shortID(digest)] })
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (a *app) kernelList(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := h.kernels.List(c.Context)
+	all, err := h.Kernels.List(c.Context)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (a *app) kernelImport(c *cli.Context) error {
 		return err
 	}
 	p := a.view.Task(c.Args().First())
-	k, err := h.kernels.Import(c.Context, c.Args().First(), p.Update)
+	k, err := h.Kernels.Import(c.Context, c.Args().First(), p.Update)
 	p.Close()
 	if err != nil {
 		return err
@@ -218,7 +218,7 @@ func (a *app) kernelRemove(c *cli.Context) error {
 		return err
 	}
 	for _, id := range c.Args().Slice() {
-		if err := h.kernels.Remove(c.Context, id); err != nil {
+		if err := h.Kernels.Remove(c.Context, id); err != nil {
 			return err
 		}
 	}

@@ -53,16 +53,10 @@ func (a *app) psCommand() *cli.Command {
 }
 
 func (a *app) ps(c *cli.Context) error {
-	w, err := a.withName(c)
-	if err != nil {
-		return err
+	_, world, picked, err := a.selected(c)
+	for _, text := range world.Damage {
+		a.view.Warnf("%s", text)
 	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return err
-	}
-	a.warnOfDamage(world)
-	picked, err := pick(world, c.Args().Slice())
 	if err != nil {
 		return err
 	}
@@ -111,11 +105,7 @@ func (a *app) port(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return err
-	}
-	inst, err := one(world, c.Args().First(), c.Int("index"))
+	inst, err := w.Find(c.Context, c.Args().First(), c.Int("index"))
 	if err != nil {
 		return err
 	}
@@ -164,7 +154,7 @@ func (a *app) ls(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all, err := h.engine.List(c.Context)
+	all, err := h.Engine.List(c.Context)
 	if err != nil {
 		return err
 	}

@@ -1,17 +1,15 @@
 package cli
 
 import (
-	"context"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/logs"
-	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/stack"
+	"github.com/vzcompose/vzcompose/internal/ui"
 )
 
 func (a *app) logsCommand() *cli.Command {
@@ -33,33 +31,24 @@ func (a *app) logsCommand() *cli.Command {
 	}
 }
 
-// logOptions select and dress lines.
-type logOptions struct {
-	follow, timestamps, noPrefix, json bool
-	tail, boot                         int
-	streams                            []string
-	since, until                       time.Time
-}
-
-func readLogOptions(c *cli.Context) (o logOptions, err error) {
-	o = logOptions{follow: c.Bool("follow"), timestamps: c.Bool("timestamps"), noPrefix: c.Bool("no-log-prefix"),
-		json: c.Bool("json"), tail: logs.All, boot: c.Int("boot")}
+func readLogOptions(c *cli.Context) (o stack.LogOptions, err error) {
+	o = stack.LogOptions{Names: c.Args().Slice(), Index: c.Int("index"), Follow: c.Bool("follow"), Tail: logs.All, Boot: c.Int("boot")}
 	if t := c.String("tail"); t != "all" {
-		if o.tail, err = strconv.Atoi(t); err != nil || o.tail < 0 {
+		if o.Tail, err = strconv.Atoi(t); err != nil || o.Tail < 0 {
 			return o, usage("--tail %s: it is a number of lines, or all", t)
 		}
 	}
 	switch s := c.String("stream"); s {
 	case "":
 	case "stdout", "stderr":
-		o.streams = []string{s}
+		o.Streams = []string{s}
 	default:
 		return o, usage("--stream %s: it is stdout or stderr", s)
 	}
-	if o.since, err = moment(c.String("since")); err != nil {
+	if o.Since, err = moment(c.String("since")); err != nil {
 		return o, err
 	}
-	o.until, err = moment(c.String("until"))
+	o.Until, err = moment(c.String("until"))
 	return o, err
 }
 
@@ -84,83 +73,16 @@ func (a *app) logs(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := a.withName(c)
-	if err != nil {
-		return err
-	}
-	stop := newInterrupt(c.Context)
-	defer stop.release()
-	world, err := w.Observe(stop.kill, nil)
-	if err != nil {
-		return err
-	}
-	picked, err := pick(world, c.Args().Slice())
-	if err != nil {
-		return err
-	}
-	if n := c.Int("index"); n != 0 {
-		var only []state.Instance
-		for _, i := range picked {
-			if i.Index == n {
-				only = append(only, i)
-			}
-		}
-		picked = only
-	}
-	if o.follow {
-		f := following{a: a, w: w, o: o, shows: meantBy(c), counts: meantBy(c)}
-		err = f.begin(stop.drain)
-		if err == nil {
-			<-f.done
-			err = f.err
-		}
-	} else {
-		err = a.showLogs(stop.drain, w, picked, o)
-	}
-	if stop.asked() {
-		return status(exitInterrupted)
-	}
-	return err
+	return a.change(c, func() (*stack.Stack, error) { return a.withName(c) }, func(s *stack.Stack, control stack.Control) error {
+		return s.Logs(c.Context, control, o, a.lines(c))
+	})
 }
 
-// meantBy reports whether the arguments and --index mean an instance, also one
-// that comes later.
-func meantBy(c *cli.Context) func(state.Instance) bool {
-	names, index := c.Args().Slice(), c.Int("index")
-	return func(i state.Instance) bool {
-		return (len(names) == 0 || slices.Contains(names, i.Container) || slices.Contains(names, i.Name)) && (index == 0 || i.Index == index)
+// lines returns where output goes, as the flags want it shown.
+func (a *app) lines(c *cli.Context) stack.Lines {
+	return func(names []string) stack.LineWriter {
+		return a.view.Logs(ui.LogOptions{Names: names, Timestamps: c.Bool("timestamps"), NoPrefix: c.Bool("no-log-prefix"), JSON: c.Bool("json")})
 	}
-}
-
-// showLogs shows what the logs of instances have, merged by time.
-func (a *app) showLogs(ctx context.Context, w *work, picked []state.Instance, o logOptions) error {
-	var sources []logs.Source
-	var names []string
-	for _, i := range picked {
-		r, err := w.openLog(i.Name, o, nil)
-		if errs.Is(err, errs.NotFound) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			_ = logs.Merge(sources...).Close() // what was opened before
-			return err
-		}
-		sources = append(sources, logs.Source{Name: i.Name, Reader: r})
-		names = append(names, i.Name)
-	}
-	merged := logs.Merge(sources...)
-	defer merged.Close()
-	return a.printLogs(ctx, merged, names, o)
-}
-
-// openLog opens one instance's log. With follow, watch tells of what is written.
-func (w *work) openLog(name string, o logOptions, watch *logs.Watch) (*logs.Reader, error) {
-	dir, err := w.logDir(name)
-	if err != nil {
-		return nil, err
-	}
-	return logs.OpenReader(dir, logs.ReadOptions{Since: o.since, Until: o.until, Tail: o.tail, Streams: o.streams, Boot: o.boot,
-		Follow: o.follow, Watch: watch})
 }
 
 // shortID is what people need of a digest.

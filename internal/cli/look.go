@@ -17,9 +17,9 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
-	"github.com/vzcompose/vzcompose/internal/wire"
 )
 
 // asked makes a command that asks the shim of every instance that is named.
@@ -27,7 +27,7 @@ func (a *app) asked(name, usage string, do func(context.Context, *shimproto.Clie
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: "[NAME…]",
 		Action: func(c *cli.Context) error {
-			return a.each(c, func(ctx context.Context, w *work, i state.Instance) error {
+			return a.each(c, func(ctx context.Context, w *stack.Stack, i state.Instance) error {
 				shim, err := w.Dial(ctx, i.Name)
 				if err != nil {
 					return err
@@ -58,7 +58,7 @@ func measured[T any](a *app, c *cli.Context, ask func(context.Context, *shimprot
 	var mu sync.Mutex // guards the following
 	var who []state.Instance
 	all := map[string]T{}
-	err := a.each(c, func(ctx context.Context, w *work, i state.Instance) error {
+	err := a.each(c, func(ctx context.Context, w *stack.Stack, i state.Instance) error {
 		if !c.Args().Present() && i.State != lifecycle.Started {
 			return nil // what runs of all
 		}
@@ -197,36 +197,23 @@ func (a *app) attachTo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	world, err := w.Observe(c.Context, nil)
+	at, err := w.Attach(c.Context, c.Args().First(), c.Int("index"), stack.AttachTo{Stdin: !c.Bool("no-stdin")})
 	if err != nil {
 		return err
 	}
-	inst, err := one(world, c.Args().First(), c.Int("index"))
-	if err != nil {
-		return err
-	}
-	shim, err := w.Dial(c.Context, inst.Name)
-	if err != nil {
-		return fmt.Errorf("attach to %s: %w", inst.Name, err)
-	}
-	defer shim.Close()
-	seat, err := sit(c.Context, shim, !c.Bool("no-stdin"), false)
-	if err != nil {
-		return fmt.Errorf("attach to %s: %w", inst.Name, err)
-	}
-	defer seat.leave()
-	err = a.stay(c.Context, seat, c.Bool("sig-proxy"), keys)
+	defer at.Close()
+	err = a.stay(c.Context, at, c.Bool("sig-proxy"), keys)
 	if errors.Is(err, errDetached) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("attach to %s: %w", inst.Name, err)
+		return fmt.Errorf("attach to %s: %w", at.Instance, err)
 	}
-	return a.statusOf(c.Context, w, inst.Name)
+	return a.statusOf(c.Context, w, at.Instance)
 }
 
 // statusOf waits until an instance has ended, and answers its status as ours.
-func (a *app) statusOf(ctx context.Context, w *work, name string) error {
+func (a *app) statusOf(ctx context.Context, w *stack.Stack, name string) error {
 	st, err := w.AwaitEnd(ctx, name)
 	switch {
 	case err != nil:
@@ -239,74 +226,32 @@ func (a *app) statusOf(ctx context.Context, w *work, name string) error {
 	return nil
 }
 
-// seat is a place at the streams of a container's process.
-type seat struct {
-	shim    *shimproto.Client
-	is      shimproto.Attached
-	in      *wire.Stream // nil: it only looks
-	out     *wire.Stream
-	errOut  *wire.Stream
-	streams []*wire.Stream // all that are open
-}
-
-// sit connects streams with those of the container's process. leave is for every
-// path out.
-func sit(ctx context.Context, shim *shimproto.Client, stdin, endStdin bool) (_ *seat, err error) {
-	s := &seat{shim: shim}
-	defer func() {
-		if err != nil {
-			s.leave()
-		}
-	}()
-	p := shimproto.Attach{Stdout: shimproto.AttachToken(), Stderr: shimproto.AttachToken(), EndStdin: endStdin}
-	if stdin {
-		p.Stdin = shimproto.AttachToken()
-	}
-	for token, to := range map[string]**wire.Stream{p.Stdin: &s.in, p.Stdout: &s.out, p.Stderr: &s.errOut} {
-		if token == "" {
-			continue
-		}
-		if *to, err = shim.OpenStream(ctx, token); err != nil {
-			return nil, err
-		}
-		s.streams = append(s.streams, *to)
-	}
-	s.is, err = shim.Attach(ctx, p)
-	return s, err
-}
-
-func (s *seat) leave() {
-	for _, st := range s.streams {
-		_ = st.Close() // nothing is left in it, or nobody wants it
-	}
-}
-
-// stay connects this process's streams with the seat's, until they end or the
+// stay connects this process's streams with those of an attachment, until they end or the
 // user detaches (errDetached).
-func (a *app) stay(ctx context.Context, s *seat, signals bool, keys []byte) error {
-	if s.is.TTY && s.in != nil {
+func (a *app) stay(ctx context.Context, s *stack.Attachment, signals bool, keys []byte) error {
+	if s.Process.TTY && s.Stdin != nil {
 		t := newRawTerminal(a.deps)
 		if rows, cols := t.size(); rows > 0 {
-			_ = s.shim.Resize(ctx, shimproto.Resize{Rows: rows, Cols: cols}) // it may not run yet
+			_ = s.Shim.Resize(ctx, shimproto.Resize{Rows: rows, Cols: cols}) // it may not run yet
 		}
-		return t.talk(ctx, s.shim, "", s.in, s.out, keys)
+		return t.talk(ctx, s.Shim, "", s.Stdin, s.Stdout, keys)
 	}
 	if signals {
-		defer passSignals(ctx, s.shim)()
+		defer passSignals(ctx, s.Shim)()
 	}
 	detached := make(chan struct{})
-	if s.in != nil && s.is.Stdin {
+	if s.Stdin != nil && s.Process.Stdin {
 		go func() { // ends with this process: a read of a terminal cannot be taken back
-			if errors.Is(copyKeys(s.in, a.deps.Stdin, keys), errDetached) {
+			if errors.Is(copyKeys(s.Stdin, a.deps.Stdin, keys), errDetached) {
 				close(detached)
 				return
 			}
-			_ = s.in.CloseWrite()
+			_ = s.Stdin.CloseWrite()
 		}()
 	}
 	shown := make(chan error, 2)
-	go func() { shown <- copyOut(a.deps.Stdout, s.out) }()
-	go func() { shown <- copyOut(a.deps.Stderr, s.errOut) }()
+	go func() { shown <- stack.CopyOut(a.deps.Stdout, s.Stdout) }()
+	go func() { shown <- stack.CopyOut(a.deps.Stderr, s.Stderr) }()
 	for range 2 {
 		select {
 		case err := <-shown:

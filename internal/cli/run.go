@@ -2,25 +2,20 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/vzcompose/vzcompose/executor"
 	"github.com/vzcompose/vzcompose/internal/errs"
-	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/ui"
-	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
@@ -52,9 +47,6 @@ func (a *app) runCommand() *cli.Command {
 	}
 }
 
-// instanceText is what an instance may be called.
-var instanceText = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-
 func (a *app) run(c *cli.Context) error {
 	args := c.Args().Slice()
 	if c.Bool("rm") && c.Bool("detach") {
@@ -68,7 +60,7 @@ func (a *app) run(c *cli.Context) error {
 	if name == "" {
 		name = args[0] + "-run-" + strings.ToLower(rand.Text()[:8])
 	}
-	if !instanceText.MatchString(name) {
+	if !stack.ValidName(name) {
 		return usage("--instance %s: names have lower-case letters, digits, _ and -", name)
 	}
 	a.cold = c.Bool("cold")
@@ -78,14 +70,15 @@ func (a *app) run(c *cli.Context) error {
 	}
 	stop := newInterrupt(c.Context)
 	defer stop.release()
+	o := stack.RunOptions{Container: args[0], Instance: name, NoDeps: c.Bool("no-deps"), Ports: c.Bool("service-ports")}
 	if c.Bool("detach") {
-		if err := a.bringOneOff(c, w, stop, args[0], name); err != nil {
-			return err
+		if err := w.Run(c.Context, a.control(c, stop), o); err != nil {
+			return startStatus(err, name)
 		}
 		a.view.Printf("%s\n", name)
 		return nil
 	}
-	err = a.runAttended(c, w, stop, args[0], name, keys)
+	err = a.runAttached(c, w, stop, o, keys)
 	if c.Bool("rm") && !errors.Is(err, errDetached) {
 		err = errors.Join(err, a.removeOneOff(c, w, name))
 	}
@@ -96,12 +89,11 @@ func (a *app) run(c *cli.Context) error {
 }
 
 // withRun opens the stack, with the container as the command line has it.
-func (a *app) withRun(c *cli.Context, container string, command []string) (*work, error) {
-	o, err := a.loadOptions(c)
+func (a *app) withRun(c *cli.Context, container string, command []string) (*stack.Stack, error) {
+	o, err := a.loadOptions(c, container)
 	if err != nil {
 		return nil, err
 	}
-	o.Named = []string{container}
 	plain, err := spec.Load(o)
 	if err != nil {
 		return nil, err
@@ -114,102 +106,56 @@ func (a *app) withRun(c *cli.Context, container string, command []string) (*work
 		return nil, err
 	}
 	o.OverName = "the command line"
-	loaded, err := a.loadAs(o)
-	if err != nil {
-		return nil, err
-	}
-	return a.workOn(loaded)
+	return a.withOptions(o)
 }
 
-// bringOneOff makes and starts the instance, and what it depends on.
-func (a *app) bringOneOff(c *cli.Context, w *work, stop *interrupt, container, name string) error {
-	if !c.Bool("service-ports") {
-		ct := w.desired.Containers[container]
-		ct.Sockets, ct.Ports = nil, nil
-		w.desired.Containers[container] = ct
-	}
-	report, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
-		return planner.Up(w.desired, world, planner.Options{Only: []string{container}, NoDeps: c.Bool("no-deps"), OneOff: name})
-	})
-	switch {
-	case err == nil && stop.asked():
-		return status(exitInterrupted)
-	case err == status(exitFailed): // which is no process's
-		return failedStart(report, name)
+// startStatus returns the exit status of a run whose plan has failed: that which says
+// why the process of an instance was not executed, if that is why.
+func startStatus(err error, instance string) error {
+	var plan *stack.PlanError
+	switch why := stack.StartFailure(err, instance); {
+	case errors.Is(err, stack.ErrInterrupted):
+		return err
+	case why != nil:
+		return status(processStatus(why))
+	case errors.As(err, &plan):
+		return status(exitOurs)
 	}
 	return err
 }
 
-// failedStart is the status of a plan that failed: why the process of name was not
-// executed, if that is why.
-func failedStart(report executor.Report, name string) status {
-	for _, o := range report.Outcomes {
-		if op, ok := o.Step.Op.(planner.Start); ok && op.Instance == name && o.Err != nil {
-			return status(processStatus(o.Err))
-		}
+// runAttached runs an instance with this process's streams, until it has ended, whose
+// status is ours, or the user detaches (errDetached).
+func (a *app) runAttached(c *cli.Context, w *stack.Stack, stop *interrupt, o stack.RunOptions, keys []byte) error {
+	at, err := w.RunAttached(c.Context, a.control(c, stop), o)
+	if err != nil {
+		return startStatus(err, o.Instance)
 	}
-	return exitOurs
-}
-
-// runAttended is bringOneOff with this process's streams, until the instance has
-// ended, whose status is ours, or the user detaches (errDetached).
-func (a *app) runAttended(c *cli.Context, w *work, stop *interrupt, container, name string, keys []byte) error {
-	var at *seat
-	var atErr error
-	w.Stack.Attended = name
-	w.Stack.Launched = func(ctx context.Context, instance string) {
-		if instance == name {
-			at, atErr = w.takeSeat(ctx, name)
-		}
-	}
-	err := a.bringOneOff(c, w, stop, container, name)
-	if at != nil {
-		defer func() { at.leave(); _ = at.shim.Close() }()
-	}
-	if err != nil || atErr != nil {
-		return errors.Join(err, atErr)
-	}
+	defer at.Close()
 	stop.release() // from here signals are the process's
 	err = a.stay(c.Context, at, true, keys)
 	switch {
 	case err == nil:
 	case a.unsaid(err) == nil: // nobody reads what it was made to say
-		if err := w.Stop(c.Context, name, nil); err != nil {
+		if err := w.Stop(c.Context, o.Instance, nil); err != nil {
 			return err
 		}
 	default:
 		return err
 	}
-	return a.statusOf(c.Context, w, name)
+	return a.statusOf(c.Context, w, o.Instance)
 }
 
-// takeSeat attaches to an instance that is just being started.
-func (w *work) takeSeat(ctx context.Context, name string) (*seat, error) {
-	shim, err := w.Dial(ctx, name)
-	if err == nil {
-		var s *seat
-		if s, err = sit(ctx, shim, true, true); err == nil {
-			return s, nil
-		}
-		_ = shim.Close()
-	}
-	return nil, fmt.Errorf("attach to %s: %w", name, err)
-}
-
-// removeOneOff takes the instance away, whatever became of it.
-func (a *app) removeOneOff(c *cli.Context, w *work, name string) error {
+// removeOneOff removes the instance, whatever became of it. What it does is not what
+// was asked for, and not shown; what goes wrong is.
+func (a *app) removeOneOff(c *cli.Context, w *stack.Stack, name string) error {
 	stop := newInterrupt(c.Context)
 	defer stop.release()
-	loud := a.view // what it does is not what was asked for; what goes wrong is told
-	defer func() { a.view = loud }()
-	a.view = a.newView(ui.Quiet, true)
-	defer a.view.Close()
-	_, _, err := a.converge(c, w, stop, false, func(world state.World) (*planner.Plan, error) {
-		world.Instances = slices.DeleteFunc(world.Instances, func(i state.Instance) bool { return i.Name != name })
-		world.Networks = nil // others may be on them
-		return planner.Down(world, planner.DownOptions{}), nil
-	})
-	return err
+	quiet := a.newView(ui.Quiet, true)
+	defer quiet.Close()
+	control := a.control(c, stop)
+	control.Events = a.sink(quiet)
+	return w.RemoveOneOff(c.Context, control, name)
 }
 
 // oneOff is the stack file that makes of a container what the command line says.

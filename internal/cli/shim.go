@@ -14,9 +14,6 @@ import (
 	"github.com/vzcompose/vzcompose/internal/shim"
 )
 
-// shimCommand is the hidden command that turns a process into a shim.
-const shimCommand = "shim"
-
 // readyFD is where a shim says that it can be dialled.
 const readyFD = 3
 

@@ -11,8 +11,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/state"
-	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
@@ -28,27 +28,16 @@ func (a *app) scaleCommand() *cli.Command {
 }
 
 func (a *app) scale(c *cli.Context) error {
-	opts := planner.Options{NoDeps: c.Bool("no-deps"), NoRecreate: true}
-	var err error
-	if opts.Scale, err = replicas(c.Args().Slice()); err != nil {
-		return err
-	}
-	if len(opts.Scale) == 0 {
-		return usage("scale wants NAME=N")
-	}
-	opts.Only = slices.Sorted(maps.Keys(opts.Scale))
-	w, err := a.withFile(c, opts.Only...)
+	wanted, err := replicas(c.Args().Slice())
 	if err != nil {
 		return err
 	}
-	return a.carryOut(c, w, func(world state.World) (*planner.Plan, error) {
-		for _, i := range world.Instances { // what was scaled before and is not named stays so
-			ct, declared := w.desired.Containers[i.Container]
-			if declared && !slices.Contains(opts.Only, i.Container) {
-				opts.Scale[i.Container] = max(opts.Scale[i.Container], ct.Replicas, i.Index)
-			}
-		}
-		return planner.Up(w.desired, world, opts)
+	if len(wanted) == 0 {
+		return usage("scale wants NAME=N")
+	}
+	open := func() (*stack.Stack, error) { return a.withFile(c, slices.Sorted(maps.Keys(wanted))...) }
+	return a.change(c, open, func(s *stack.Stack, control stack.Control) error {
+		return s.Scale(c.Context, control, wanted, c.Bool("no-deps"))
 	})
 }
 
@@ -85,22 +74,9 @@ func (a *app) pull(c *cli.Context) error {
 	if policy != "always" && policy != "missing" {
 		return usage("--policy %s: it is always or missing", policy)
 	}
-	w, err := a.withFile(c, c.Args().Slice()...)
-	if err != nil {
-		return err
-	}
-	plan, err := planner.PullAll(w.desired, c.Args().Slice(), policy)
-	if err != nil {
-		return err
-	}
-	if c.Bool("dry-run") || plan.Empty() {
-		a.view.Plan(plan, state.World{Stack: w.Name})
-		return nil
-	}
-	stop := newInterrupt(c.Context)
-	defer stop.release()
-	_, err = a.execute(c, w, stop, plan)
-	return err
+	return a.change(c, func() (*stack.Stack, error) { return a.withFile(c, c.Args().Slice()...) }, func(s *stack.Stack, control stack.Control) error {
+		return s.Pull(c.Context, control, c.Args().Slice(), policy)
+	})
 }
 
 // instanceImage is what images shows of an instance.
@@ -121,11 +97,11 @@ func (a *app) imagesCommand() *cli.Command {
 }
 
 func (a *app) stackImages(c *cli.Context) error {
-	w, picked, err := a.picked(c)
+	w, _, picked, err := a.selected(c)
 	if err != nil {
 		return err
 	}
-	here, err := w.house.images.List(c.Context)
+	here, err := w.Images.List(c.Context)
 	if err != nil {
 		return err
 	}
@@ -167,11 +143,7 @@ func (a *app) volumesCommand() *cli.Command {
 }
 
 func (a *app) volumes(c *cli.Context) error {
-	w, picked, err := a.picked(c)
-	if err != nil {
-		return err
-	}
-	world, err := w.Observe(c.Context, nil)
+	w, world, picked, err := a.selected(c)
 	if err != nil {
 		return err
 	}
@@ -196,18 +168,4 @@ func (a *app) volumes(c *cli.Context) error {
 func mounts(i state.Instance, volume string) bool {
 	ct, err := spec.DecodeContainer(i.Spec)
 	return err == nil && slices.ContainsFunc(ct.Mounts, func(m spec.Mount) bool { return m.Type == "volume" && m.Source == volume })
-}
-
-// picked opens the stack and answers the instances that the arguments mean.
-func (a *app) picked(c *cli.Context) (*work, []state.Instance, error) {
-	w, err := a.withName(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	picked, err := pick(world, c.Args().Slice())
-	return w, picked, err
 }

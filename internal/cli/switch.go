@@ -12,10 +12,6 @@ import (
 	"github.com/vzcompose/vzcompose/internal/switchproc"
 )
 
-// switchCommand is the hidden command that turns a process into the switch of a
-// stack.
-const switchCommand = "switch"
-
 // runSwitch carries a stack's networks until nobody is on them.
 func runSwitch(d Deps) int {
 	if err := beSwitch(d); err != nil {
@@ -42,4 +38,20 @@ func beSwitch(d Deps) error {
 		_, _ = ready.WriteString("ready\n") // whoever waited may be gone
 		_ = ready.Close()
 	}))
+}
+
+// runFill fills the pool of machines.
+func runFill(d Deps) int {
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	h, err := (&app{deps: d}).open()
+	if err == nil {
+		err = h.Fill(ctx, d.Stdin)
+	}
+	if err != nil {
+		fmt.Fprintln(d.Stderr, err)
+		return exitFailed
+	}
+	return exitDone
 }

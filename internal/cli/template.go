@@ -17,6 +17,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/settings"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
@@ -34,8 +35,8 @@ func (a *app) templateCommand() *cli.Command {
 }
 
 // templater is the driver, where it keeps templates.
-func (a *app) templater(h *house) (vmm.Templater, error) {
-	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{Templates: h.home.Templates(), TemplatesLimit: h.settings.Templates.Limit})
+func (a *app) templater(h *stack.Home) (vmm.Templater, error) {
+	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{Templates: h.Folder.Templates(), TemplatesLimit: h.Settings.Templates.Limit})
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +113,8 @@ func (a *app) templatePrewarm(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.cold != "" {
-		return errs.New(errs.FailedPrecondition, "templates are turned off %s", h.cold)
+	if h.Cold != "" {
+		return errs.New(errs.FailedPrecondition, "templates are turned off %s", h.Cold)
 	}
 	makes, err := a.makes(c, h)
 	if err != nil {
@@ -140,24 +141,24 @@ func (a *app) templatePrewarm(c *cli.Context) error {
 	p := a.view.Task("pool")
 	defer p.Close()
 	p.Update("making machines that wait", 0, 0)
-	return h.engine.FillPool(c.Context, kinds, waiting, h.settings.Pool.Memory)
+	return h.Engine.FillPool(c.Context, kinds, waiting, h.Settings.Pool.Memory)
 }
 
 // makes answers the makes of the machines of the stack file, or that of a
 // container which declares nothing where there is no file.
-func (a *app) makes(c *cli.Context, h *house) ([]engine.Make, error) {
+func (a *app) makes(c *cli.Context, h *stack.Home) ([]engine.Make, error) {
 	loaded, err := a.load(c)
 	if errs.Is(err, errs.NotFound) && len(c.StringSlice("file")) == 0 {
-		return []engine.Make{h.engine.DefaultMake()}, nil
+		return []engine.Make{h.Engine.DefaultMake()}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return h.engine.Makes(loaded.Stack), nil
+	return h.Engine.Makes(loaded.Stack), nil
 }
 
-func (a *app) prewarm(c *cli.Context, h *house, d vmm.Templater, m engine.Make) error {
-	cfg, err := h.engine.MachineConfig(c.Context, m)
+func (a *app) prewarm(c *cli.Context, h *stack.Home, d vmm.Templater, m engine.Make) error {
+	cfg, err := h.Engine.MachineConfig(c.Context, m)
 	if err != nil {
 		return err
 	}
@@ -193,9 +194,9 @@ func (a *app) prepare(c *cli.Context, waiting bool) ([]engine.Kind, error) {
 	var kinds []engine.Kind
 	var skipped map[string]error
 	if waiting {
-		kinds, skipped, err = w.Kinds(c.Context, w.desired, report)
+		kinds, skipped, err = w.Kinds(c.Context, w.Declared, report)
 	} else {
-		skipped, err = w.Prepare(c.Context, w.desired, report)
+		skipped, err = w.Prepare(c.Context, w.Declared, report)
 	}
 	for _, name := range slices.Sorted(maps.Keys(skipped)) {
 		a.view.Printf("%s: %v\n", name, skipped[name])
@@ -204,10 +205,10 @@ func (a *app) prepare(c *cli.Context, waiting bool) ([]engine.Kind, error) {
 }
 
 // examineTemplates is a line of the doctor.
-func (a *app) examineTemplates(h *house) check {
+func (a *app) examineTemplates(h *stack.Home) check {
 	ch := check{Name: "templates"}
-	if h.cold != "" {
-		ch.OK, ch.Found = true, "turned off "+h.cold
+	if h.Cold != "" {
+		ch.OK, ch.Found = true, "turned off "+h.Cold
 		return ch
 	}
 	d, err := a.templater(h)
@@ -231,13 +232,13 @@ func (a *app) examineTemplates(h *house) check {
 			bad = append(bad, t.ID+": "+t.Problem)
 		}
 	}
-	waiting, err := h.engine.Spares()
+	waiting, err := h.Engine.Spares()
 	if err != nil {
 		bad = append(bad, err.Error())
 	}
 	ch.OK = len(bad) == 0
 	ch.Found = fmt.Sprintf("%d, %s of %s at most, in %s; %d machines wait", len(all), humanize.IBytes(size),
-		humanize.IBytes(h.settings.Templates.Limit), filepath.Clean(h.home.Templates()), len(waiting))
+		humanize.IBytes(h.Settings.Templates.Limit), filepath.Clean(h.Folder.Templates()), len(waiting))
 	if !ch.OK {
 		ch.Found, ch.Remedy = strings.Join(bad, "; "), "vzcompose template rm --all: they are made anew when they are needed"
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
 
@@ -86,7 +87,7 @@ func (a *app) runTerminal(ctx context.Context, shim *shimproto.Client, p shimpro
 		return 0, err
 	}
 	defer out.Close()
-	started, err := startExec(ctx, shim, p)
+	started, err := stack.StartExec(ctx, shim, p)
 	if err != nil {
 		return 0, err
 	}
@@ -157,7 +158,7 @@ func (t *rawTerminal) talk(ctx context.Context, shim *shimproto.Client, id strin
 		_ = in.CloseWrite() // what is wrong with it the output tells
 	}()
 	shown := make(chan error, 1)
-	go func() { shown <- copyOut(t.stdout, out) }()
+	go func() { shown <- stack.CopyOut(t.stdout, out) }()
 	select {
 	case err := <-shown:
 		if failed := (*fs.PathError)(nil); err != nil && !errors.As(err, &failed) { // not our end of it

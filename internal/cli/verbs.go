@@ -17,9 +17,9 @@ import (
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
-	"github.com/vzcompose/vzcompose/planner"
 )
 
 func graceFlag() cli.Flag {
@@ -38,91 +38,45 @@ func (a *app) createCommand() *cli.Command {
 }
 
 func (a *app) create(c *cli.Context) error {
-	w, err := a.withFile(c, c.Args().Slice()...)
-	if err != nil {
-		return err
-	}
 	opts, err := planOptions(c)
 	if err != nil {
 		return err
 	}
-	opts.NoStart = true
-	if err := overridePull(w.desired, c.String("pull")); err != nil {
-		return err
+	open := func() (*stack.Stack, error) {
+		s, err := a.withFile(c, c.Args().Slice()...)
+		if err != nil {
+			return nil, err
+		}
+		return s, overridePull(s.Declared, c.String("pull"))
 	}
-	return a.carryOut(c, w, func(world state.World) (*planner.Plan, error) { return planner.Up(w.desired, world, opts) })
+	return a.change(c, open, func(s *stack.Stack, control stack.Control) error { return s.Create(c.Context, control, opts) })
 }
 
-// planVerb is a command that carries out the plan for what exists, or for what
-// its arguments name of it.
-func (a *app) planVerb(name, usage string, flags []cli.Flag, compute func(state.World, []string) (*planner.Plan, error)) *cli.Command {
+// changeNamed returns a command that changes what exists, or what its arguments name
+// of it.
+func (a *app) changeNamed(name, usage string, flags []cli.Flag,
+	do func(*stack.Stack, context.Context, stack.Control, []string) error) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: "[NAME…]",
 		Flags: append(flags, &cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"}),
 		Action: func(c *cli.Context) error {
-			w, err := a.withName(c)
-			if err != nil {
-				return err
-			}
-			return a.carryOut(c, w, func(world state.World) (*planner.Plan, error) {
-				some, only, err := scope(world, c.Args().Slice())
-				if err != nil {
-					return nil, err
-				}
-				return compute(some, only)
+			return a.change(c, func() (*stack.Stack, error) { return a.withName(c) }, func(s *stack.Stack, control stack.Control) error {
+				return do(s, c.Context, control, c.Args().Slice())
 			})
 		},
 	}
 }
 
 func (a *app) startCommand() *cli.Command {
-	return a.planVerb("start", "start instances that exist", []cli.Flag{&cli.BoolFlag{Name: "cold", Usage: "boot machines, restore none"}}, planner.StartAll)
+	return a.changeNamed("start", "start instances that exist", []cli.Flag{&cli.BoolFlag{Name: "cold", Usage: "boot machines, restore none"}}, (*stack.Stack).Start)
 }
 
 func (a *app) stopCommand() *cli.Command {
-	return a.planVerb("stop", "stop instances, and keep them", []cli.Flag{graceFlag()}, planner.StopAll)
+	return a.changeNamed("stop", "stop instances, and keep them", []cli.Flag{graceFlag()}, (*stack.Stack).StopInstances)
 }
 
 func (a *app) restartCommand() *cli.Command {
-	return a.planVerb("restart", "stop instances and start them again", []cli.Flag{graceFlag()}, planner.RestartAll)
-}
-
-// setGrace has the flag replace how long instances have to end.
-func (w *work) setGrace(c *cli.Context) {
-	if t := c.Int("timeout"); c.IsSet("timeout") && t >= 0 {
-		grace := time.Duration(t) * time.Second
-		w.Stack.Grace = &grace
-	}
-}
-
-// carryOut does a plan with the flags that all plans know.
-func (a *app) carryOut(c *cli.Context, w *work, compute func(state.World) (*planner.Plan, error)) error {
-	w.setGrace(c)
-	stop := newInterrupt(c.Context)
-	defer stop.release()
-	_, _, err := a.converge(c, w, stop, c.Bool("dry-run"), compute)
-	if err == nil && stop.asked() {
-		return status(exitInterrupted)
-	}
-	return err
-}
-
-// scope answers what names mean of a world to the planner: containers to look
-// at, or where an instance is named, a world of what is named alone.
-func scope(world state.World, names []string) (state.World, []string, error) {
-	picked, err := pick(world, names)
-	if err != nil {
-		return world, nil, err
-	}
-	containers := map[string]bool{}
-	for _, i := range world.Instances {
-		containers[i.Container] = true
-	}
-	if !slices.ContainsFunc(names, func(n string) bool { return !containers[n] }) {
-		return world, names, nil
-	}
-	world.Instances = picked
-	return world, nil, nil
+	return a.changeNamed("restart", "stop instances and start them again", []cli.Flag{graceFlag()}, (*stack.Stack).Restart)
 }
 
 func (a *app) rmCommand() *cli.Command {
@@ -140,36 +94,12 @@ func (a *app) rmCommand() *cli.Command {
 }
 
 func (a *app) rm(c *cli.Context) error {
-	w, err := a.withName(c)
-	if err != nil {
-		return err
+	o := stack.RemoveOptions{Names: c.Args().Slice(), Stop: c.Bool("stop"), Volumes: c.Bool("volumes")}
+	if !c.Bool("force") {
+		o.Confirm = func(all []state.Instance) error { return a.confirm("remove " + names(all)) }
 	}
-	return a.carryOut(c, w, func(world state.World) (*planner.Plan, error) {
-		picked, err := pick(world, c.Args().Slice())
-		if err != nil {
-			return nil, err
-		}
-		var left []string
-		world.Instances = slices.DeleteFunc(slices.Clone(picked), func(i state.Instance) bool {
-			if i.State.Live() && !c.Bool("stop") {
-				left = append(left, i.Name)
-				return true
-			}
-			return false
-		})
-		world.Networks = nil // others may be on them
-		world.Volumes = slices.DeleteFunc(world.Volumes, func(v state.Volume) bool {
-			return !slices.ContainsFunc(world.Instances, func(i state.Instance) bool { return i.Name == v.Instance })
-		})
-		if len(left) > 0 {
-			a.view.Notef("%s left alone: it runs; --stop stops it first", strings.Join(left, ", "))
-		}
-		if len(world.Instances) > 0 && !c.Bool("force") && !c.Bool("dry-run") {
-			if err := a.confirm("remove " + names(world.Instances)); err != nil {
-				return nil, err
-			}
-		}
-		return planner.Down(world, planner.DownOptions{Volumes: c.Bool("volumes")}), nil
+	return a.change(c, func() (*stack.Stack, error) { return a.withName(c) }, func(s *stack.Stack, control stack.Control) error {
+		return s.Remove(c.Context, control, o)
 	})
 }
 
@@ -196,16 +126,8 @@ func (a *app) confirm(what string) error {
 
 // each does something to every running instance that the arguments name, all at
 // once, and answers every error.
-func (a *app) each(c *cli.Context, do func(context.Context, *work, state.Instance) error) error {
-	w, err := a.withName(c)
-	if err != nil {
-		return err
-	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return err
-	}
-	picked, err := pick(world, c.Args().Slice())
+func (a *app) each(c *cli.Context, do func(context.Context, *stack.Stack, state.Instance) error) error {
+	w, _, picked, err := a.selected(c)
 	if err != nil {
 		return err
 	}
@@ -237,7 +159,7 @@ func (a *app) killCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return a.each(c, func(ctx context.Context, w *work, i state.Instance) error {
+			return a.each(c, func(ctx context.Context, w *stack.Stack, i state.Instance) error {
 				shim, err := w.Dial(ctx, i.Name)
 				if err != nil {
 					return err
@@ -260,15 +182,7 @@ func (a *app) waitCommand() *cli.Command {
 }
 
 func (a *app) wait(c *cli.Context) error {
-	w, err := a.withName(c)
-	if err != nil {
-		return err
-	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return err
-	}
-	picked, err := pick(world, c.Args().Slice())
+	w, _, picked, err := a.selected(c)
 	if err != nil {
 		return err
 	}
@@ -340,21 +254,13 @@ type inspectPaths struct {
 }
 
 func (a *app) inspect(c *cli.Context) error {
-	w, err := a.withName(c)
-	if err != nil {
-		return err
-	}
-	world, err := w.Observe(c.Context, nil)
-	if err != nil {
-		return err
-	}
-	picked, err := pick(world, c.Args().Slice())
+	w, _, picked, err := a.selected(c)
 	if err != nil {
 		return err
 	}
 	t := table{}
 	for _, i := range picked {
-		home := w.house.home
+		home := w.Folder
 		v := inspection{Instance: i, Stack: w.Name, Paths: inspectPaths{Folder: home.Instance(w.Name, i.Name),
 			Log: home.Log(w.Name, i.Name), Console: home.Console(w.Name, i.Name)}}
 		if i.Broken == "" {

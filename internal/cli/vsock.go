@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/vzcompose/vzcompose/internal/stack"
 )
 
 func (a *app) vsockCommand() *cli.Command {
@@ -33,17 +35,9 @@ func (a *app) vsockDial(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	world, err := w.Observe(c.Context, nil)
+	inst, shim, err := w.Connect(c.Context, c.Args().First(), c.Int("index"), fmt.Sprintf("dial port %d of", port))
 	if err != nil {
 		return err
-	}
-	inst, err := one(world, c.Args().First(), c.Int("index"))
-	if err != nil {
-		return err
-	}
-	shim, err := w.Dial(c.Context, inst.Name)
-	if err != nil {
-		return fmt.Errorf("dial port %d of %s: %w", port, inst.Name, err)
 	}
 	defer shim.Close()
 	s, err := shim.DialVsock(c.Context, uint32(port))
@@ -55,7 +49,7 @@ func (a *app) vsockDial(c *cli.Context) error {
 		_, _ = io.Copy(struct{ io.Writer }{s}, a.deps.Stdin)
 		_ = s.CloseWrite()
 	}()
-	if err := copyOut(a.deps.Stdout, s); err != nil {
+	if err := stack.CopyOut(a.deps.Stdout, s); err != nil {
 		return fmt.Errorf("port %d of %s: %w", port, inst.Name, err)
 	}
 	return nil

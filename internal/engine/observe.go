@@ -71,6 +71,38 @@ func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error)
 	return w, nil
 }
 
+// Recorded returns the instances of the stack as their records say, without asking
+// shims: which there are, and whose lock nobody holds. It is for choosing one of them.
+func (s *Stack) Recorded() (state.World, error) {
+	w := state.World{Stack: s.Name}
+	if err := s.CheckOwner(); err != nil {
+		return w, err
+	}
+	names, err := s.o.Home.ListInstances(s.Name)
+	if err != nil {
+		return w, fmt.Errorf("observe stack %s: %w", s.Name, err)
+	}
+	for _, name := range names {
+		i, _, err := s.recall(name)
+		if err != nil {
+			return w, fmt.Errorf("observe stack %s: %w", s.Name, err)
+		}
+		if !i.Unfinished || !isGone(s.o.Home.Instance(s.Name, name)) { // else it was removed since it was listed
+			w.Instances = append(w.Instances, i)
+		}
+	}
+	return w, nil
+}
+
+// ObserveOne returns one instance of the stack, and asks its shim alone.
+func (s *Stack) ObserveOne(ctx context.Context, name string) (state.Instance, error) {
+	i, err := s.observe(ctx, name)
+	if err != nil {
+		return i, fmt.Errorf("observe %s of stack %s: %w", name, s.Name, err)
+	}
+	return i, nil
+}
+
 // resolve returns what refs mean locally, and what is damaged of the images.
 func (s *Stack) resolve(ctx context.Context, refs []string) (all []state.Image, damage []string, err error) {
 	for _, ref := range slices.Compact(slices.Sorted(slices.Values(refs))) {
@@ -90,11 +122,19 @@ func (s *Stack) resolve(ctx context.Context, refs []string) (all []state.Image, 
 
 // observe returns one instance. What is wrong with its records is part of it.
 func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error) {
+	i, alive, err := s.recall(name)
+	if err == nil && alive {
+		s.askShim(ctx, &i)
+	}
+	return i, err
+}
+
+// recall returns one instance as its records say, and whether its shim is to be asked.
+func (s *Stack) recall(name string) (_ state.Instance, alive bool, err error) {
 	i := state.Instance{Name: name}
 	i.Container, i.Index = splitName(name)
-	alive, err := s.o.Home.Alive(s.Name, name)
-	if err != nil {
-		return i, err
+	if alive, err = s.o.Home.Alive(s.Name, name); err != nil {
+		return i, false, err
 	}
 	rec, err := s.o.Home.ReadInstance(s.Name, name)
 	switch {
@@ -110,7 +150,7 @@ func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error
 	switch {
 	case err == nil && i.Unfinished:
 		i.State = lifecycle.Errored
-		return i, nil
+		return i, false, nil
 	case err != nil: // it is written anew by the next start
 		st = store.State{State: lifecycle.Errored, Cause: "how it was is not known: " + err.Error()}
 		if alive {
@@ -123,14 +163,10 @@ func (s *Stack) observe(ctx context.Context, name string) (state.Instance, error
 	i.Started, i.Finished, i.Boots, i.PID = st.Started, st.Finished, st.Boots, st.PID
 	if alive {
 		i.Ports = st.Ports
-	}
-	switch {
-	case alive:
-		s.askShim(ctx, &i)
-	case st.State.Live():
+	} else if st.State.Live() {
 		i.State, i.Cause = lifecycle.Errored, lostShim
 	}
-	return i, nil
+	return i, alive, nil
 }
 
 // askShim takes the truth from the shim. One that does not answer leaves what

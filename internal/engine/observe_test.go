@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,5 +229,51 @@ func TestListStacks(t *testing.T) {
 	write(t, s, "web-1", "config.json", "{")
 	if _, err := s.UsedImages(); err == nil { // nothing may be deleted then
 		t.Error("an unreadable record uses nothing")
+	}
+}
+
+// Choosing one instance asks no shim, and looking at it asks its own alone.
+func TestOneInstanceIsObservedWithoutTheOthers(t *testing.T) {
+	s := newStack(t, Options{})
+	if err := s.o.Home.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	asked := map[string]chan struct{}{}
+	for _, name := range []string{"web-1", "db-1"} {
+		container, index := splitName(name)
+		declare(t, s, store.Instance{Name: name, Container: container, Index: index}, &store.State{State: lifecycle.Started})
+		lock, err := s.o.Home.LockInstance(s.Name, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(lock.Release)
+		l, err := net.Listen("unix", s.o.Home.Socket(s.Name, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		dialled := make(chan struct{}, 8)
+		asked[name] = dialled
+		go func() { // ends with l
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				dialled <- struct{}{}
+				c.Close()
+			}
+		}()
+	}
+	w, err := s.Recorded()
+	if err != nil || len(w.Instances) != 2 || w.Instances[1].Name != "web-1" || w.Instances[1].State != lifecycle.Started {
+		t.Fatalf("got %+v, %v", w.Instances, err)
+	}
+	if i, err := s.ObserveOne(t.Context(), "web-1"); err != nil || i.Container != "web" {
+		t.Errorf("got %+v, %v", i, err)
+	}
+	<-asked["web-1"]
+	if len(asked["db-1"]) > 0 {
+		t.Error("another's shim was asked")
 	}
 }

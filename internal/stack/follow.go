@@ -1,10 +1,9 @@
-package cli
+package stack
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
@@ -16,25 +15,24 @@ import (
 	"github.com/vzcompose/vzcompose/internal/logs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/state"
-	"github.com/vzcompose/vzcompose/internal/ui"
 )
 
-// following is what logs -f and an attached up show of a stack as it changes:
-// instances that are restarted, recreated or added from elsewhere are followed
-// too. It ends when none of those that count runs any more and no command is at
-// work on the stack.
+// following copies the output of a stack as the stack changes: instances that are
+// restarted, recreated or added from elsewhere are followed too. It ends when none of
+// those that count runs any more and no command is at work on the stack.
 type following struct {
-	a *app
-	w *work
-	o logOptions
-	// shows and counts choose the instances whose lines are shown, and those whose
-	// life it is.
+	s      *Stack
+	events Sink
+	lines  Lines
+	o      LogOptions
+	// shows and counts choose the instances whose lines are copied, and those whose
+	// end is the end of the following.
 	shows, counts func(state.Instance) bool
 	// aborts reports whether the end of an instance ends the following; nil: none
 	// does.
 	aborts func(state.Instance, shimproto.Status) bool
-	// announce has each end of a process said that comes after that time; zero:
-	// none is.
+	// announce reports each end of a process after that time as an event; zero: none
+	// is reported.
 	announce time.Time
 
 	merged *logs.Merged
@@ -42,18 +40,12 @@ type following struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when all is over; err is set then
 	err    error
-	abort  chan ending // has the end that aborts
+	abort  chan Exited // has the end that aborts
 
 	mu     sync.Mutex // guards the following
 	known  map[string]*followedInstance
 	silent bool     // ends are not announced any more
-	doubts []ending // ends that abort, if no command is about to start the instance again
-}
-
-// ending is how an instance ended.
-type ending struct {
-	of state.Instance
-	st shimproto.Status
+	doubts []Exited // ends that abort, if no command is about to start the instance again
 }
 
 // followedInstance is what is known of one instance.
@@ -72,8 +64,8 @@ func (f *following) begin(ctx context.Context) error {
 		return err
 	}
 	f.merged, f.known = logs.MergeOpen(), map[string]*followedInstance{}
-	f.done, f.abort = make(chan struct{}), make(chan ending, 1)
-	world, err := f.w.Observe(ctx, nil)
+	f.done, f.abort = make(chan struct{}), make(chan Exited, 1)
+	world, err := f.s.Recorded() // before the first report of Track, and without asking shims
 	if err != nil {
 		return errors.Join(err, f.watch.Close())
 	}
@@ -86,11 +78,11 @@ func (f *following) begin(ctx context.Context) error {
 	}
 	ctx, f.cancel = context.WithCancelCause(ctx)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return f.w.Track(gctx, f.changed) })
+	g.Go(func() error { return f.s.Track(gctx, f.changed) })
 	g.Go(func() error { return f.settle(gctx) })
 	g.Go(func() error {
 		defer f.cancel(nil)
-		return f.a.printLogs(gctx, f.merged, names, f.o)
+		return copyLines(gctx, f.merged, f.lines(names), f.events)
 	})
 	go func() {
 		defer close(f.done)
@@ -118,8 +110,8 @@ func (f *following) end(limit time.Duration) error {
 	return f.err
 }
 
-// hush has no more ends announced: something else shows them.
-func (f *following) hush() {
+// silence ends the reports of ends: something else shows them.
+func (f *following) silence() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.silent = true
@@ -151,11 +143,11 @@ func (f *following) changed(c engine.Change) {
 	if end := c.Status.Finished; x.counts && hasEnded(c.Status) {
 		if end.After(x.finished) {
 			x.finished = end
-			f.ended(ending{i, c.Status})
+			f.ended(Exited{i, c.Status})
 		}
 		if !x.live && end.After(x.over) {
 			x.over = end
-			f.concluded(ending{i, c.Status})
+			f.concluded(Exited{i, c.Status})
 		}
 	}
 }
@@ -168,32 +160,17 @@ func hasEnded(st shimproto.Status) bool {
 
 // concluded takes the end of an instance, whose restart policy does not have it
 // come again. The lock is held.
-func (f *following) concluded(e ending) {
-	if f.aborts != nil && f.aborts(e.of, e.st) {
+func (f *following) concluded(e Exited) {
+	if f.aborts != nil && f.aborts(e.Instance, e.Status) {
 		f.doubts = append(f.doubts, e)
 	}
 }
 
 // ended takes the end of an instance's process. The lock is held.
-func (f *following) ended(e ending) {
+func (f *following) ended(e Exited) {
 	if !f.announce.IsZero() && !f.silent {
-		text := endWords(e)
-		f.merged.Do(func() { f.a.view.Notef("%s", text) }) // after its last lines
+		f.merged.Do(func() { f.events(e) }) // after its last lines
 	}
-}
-
-// endWords says how an instance ended: "web-1 exited with 9".
-func endWords(e ending) string {
-	text := e.of.Name + ": errored"
-	if e.st.Exit != nil {
-		text = e.of.Name + " " + engine.ExitWords(e.st.Exit)
-	} else if e.st.Cause != "" {
-		text += ": " + e.st.Cause
-	}
-	if e.st.State == lifecycle.Restarting {
-		text += "; it is restarted"
-	}
-	return text
 }
 
 // open opens the log of an instance: of one that was there first as the options
@@ -201,13 +178,13 @@ func endWords(e ending) string {
 func (f *following) open(i state.Instance, first bool) {
 	o := f.o
 	if !first {
-		o.tail = logs.All
+		o.Tail = logs.All
 	}
-	r, err := f.w.openLog(i.Name, o, f.watch)
+	r, err := f.s.openLog(i.Name, o, f.watch)
 	switch {
 	case errs.Is(err, errs.NotFound): // removed meanwhile
 	case err != nil:
-		f.a.view.Warnf("the log of %s cannot be followed: %v", i.Name, err)
+		f.events(LogProblem{Instance: i.Name, Lost: true, Err: err})
 	default:
 		f.merged.Add(logs.Source{Name: i.Name, Reader: r})
 	}
@@ -229,7 +206,7 @@ func (f *following) settle(ctx context.Context) error {
 		}
 		over, err := f.over()
 		if err != nil {
-			return fmt.Errorf("follow stack %s: %w", f.w.Name, err)
+			return fmt.Errorf("follow stack %s: %w", f.s.Name, err)
 		}
 		if over {
 			f.merged.Do(f.merged.Finish)
@@ -247,23 +224,23 @@ func (f *following) over() (bool, error) {
 	}
 	f.mu.Unlock()
 	switch {
-	case !f.o.until.IsZero() && time.Now().After(f.o.until):
+	case !f.o.Until.IsZero() && time.Now().After(f.o.Until):
 		return true, nil
 	case len(doubts) > 0:
 		return false, f.judge(doubts[0])
 	case living:
 		return false, nil
 	}
-	return f.w.Settled(f.counts)
+	return f.s.Settled(f.counts)
 }
 
 // judge decides whether an end aborts, once no command is at work on the stack:
 // one that was about to start the instance again has done so then.
-func (f *following) judge(e ending) error {
-	if busy, err := f.w.Busy(); err != nil || busy {
+func (f *following) judge(e Exited) error {
+	if busy, err := f.s.Busy(); err != nil || busy {
 		return err
 	}
-	ended, err := f.w.Settled(func(i state.Instance) bool { return i.Name == e.of.Name })
+	ended, err := f.s.Settled(func(i state.Instance) bool { return i.Name == e.Instance.Name })
 	if err != nil {
 		return err
 	}
@@ -277,27 +254,4 @@ func (f *following) judge(e ending) error {
 		}
 	}
 	return nil
-}
-
-// printLogs shows what merged has until it ends, or ctx does.
-func (a *app) printLogs(ctx context.Context, merged *logs.Merged, names []string, o logOptions) error {
-	out := a.view.Logs(ui.LogOptions{Names: names, Timestamps: o.timestamps, NoPrefix: o.noPrefix, JSON: o.json})
-	defer out.Close()
-	for {
-		e, err := merged.Next(ctx)
-		var corrupt *logs.CorruptError
-		var dropped *logs.DroppedError
-		switch {
-		case errors.Is(err, io.EOF), ctx.Err() != nil:
-			return nil
-		case errors.As(err, &corrupt), errors.As(err, &dropped):
-			a.view.Warnf("log of %s: %v", e.Name, err)
-		case err != nil:
-			return err
-		default:
-			if err := out.Write(e); err != nil {
-				return err
-			}
-		}
-	}
 }
