@@ -17,8 +17,8 @@ func (a *app) imageCommand() *cli.Command {
 		Name: "image", Usage: "images that are here",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list them", Flags: []cli.Flag{quietFlag(), formatFlag()}, Action: a.imageList},
-			{Name: "pull", Usage: "fetch one from its registry", ArgsUsage: "REF", Action: a.imagePull},
-			{Name: "load", Usage: "take in a docker-archive or an OCI layout", ArgsUsage: "PATH", Action: a.imageLoad},
+			{Name: "pull", Usage: "fetch one from its registry", ArgsUsage: "REF", Action: interruptible(a.imagePull)},
+			{Name: "load", Usage: "take in a docker-archive or an OCI layout", ArgsUsage: "PATH", Action: interruptible(a.imageLoad)},
 			{Name: "import", Usage: "make an image of a root tar", ArgsUsage: "TAR REF", Flags: []cli.Flag{
 				&cli.StringSliceFlag{Name: "entrypoint", Usage: "a word of its entrypoint; repeatable"},
 				&cli.StringSliceFlag{Name: "cmd", Usage: "a word of its command; repeatable"},
@@ -26,7 +26,7 @@ func (a *app) imageCommand() *cli.Command {
 				&cli.StringFlag{Name: "user", Aliases: []string{"u"}},
 				&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}},
 				&cli.StringFlag{Name: "stop-signal"},
-			}, Action: a.imageImport},
+			}, Action: interruptible(a.imageImport)},
 			{Name: "rm", Usage: "remove images", ArgsUsage: "REF…", Action: a.imageRemove},
 			{Name: "prune", Usage: "remove what no stack was made from", Action: a.imagePrune},
 		},
@@ -56,9 +56,11 @@ func (a *app) imageList(c *cli.Context) error {
 	return a.show(c, t)
 }
 
-// byteProgress shows what an image or a kernel operation is at.
-func (a *app) byteProgress(subject string) (func(image.Progress), func()) {
+// byteProgress shows what an image operation is at, from its beginning: the first
+// bytes may take long to come.
+func (a *app) byteProgress(subject, phase string) (func(image.Progress), func()) {
 	p := a.view.Task(subject)
+	p.Update(phase, 0, 0)
 	return func(g image.Progress) { p.Update(g.Phase, g.Current, g.Total) }, p.Close
 }
 
@@ -67,7 +69,7 @@ func (a *app) imagePull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	progress, done := a.byteProgress(c.Args().First())
+	progress, done := a.byteProgress(c.Args().First(), "pulling")
 	img, err := h.Images.Pull(c.Context, c.Args().First(), engine.Platform(), progress)
 	if err == nil {
 		_, err = h.Images.RootFS(c.Context, img.Digest, progress)
@@ -85,7 +87,7 @@ func (a *app) imageLoad(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	progress, done := a.byteProgress(c.Args().First())
+	progress, done := a.byteProgress(c.Args().First(), "loading")
 	all, err := h.Images.Load(c.Context, c.Args().First(), progress)
 	done()
 	if err != nil {
@@ -109,7 +111,7 @@ func (a *app) imageImport(c *cli.Context) error {
 			return usage("--env %s: it is KEY=VALUE", kv)
 		}
 	}
-	progress, done := a.byteProgress(c.Args().First())
+	progress, done := a.byteProgress(c.Args().First(), "importing")
 	img, err := h.Images.Import(c.Context, c.Args().Get(0), c.Args().Get(1), cfg, progress)
 	done()
 	if err != nil {
@@ -164,7 +166,7 @@ func (a *app) kernelCommand() *cli.Command {
 		Name: "kernel", Usage: "kernels that machines boot",
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list them", Flags: []cli.Flag{formatFlag(), quietFlag()}, Action: a.kernelList},
-			{Name: "import", Usage: "take in a Debian linux-image package, a folder or a bare image", ArgsUsage: "PATH", Action: a.kernelImport},
+			{Name: "import", Usage: "take in a Debian linux-image package, a folder or a bare image", ArgsUsage: "PATH", Action: interruptible(a.kernelImport)},
 			{Name: "rm", Usage: "remove kernels", ArgsUsage: "ID…", Action: a.kernelRemove},
 		},
 	}

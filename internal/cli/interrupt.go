@@ -44,6 +44,21 @@ func newInterrupt(ctx context.Context) *interrupt {
 // asked reports whether the user has asked to stop.
 func (i *interrupt) asked() bool { return context.Cause(i.drain) == stack.ErrInterrupted }
 
+// interruptible is an action that ends at the first Ctrl-C, and leaves nothing half
+// made: what it does undoes itself.
+func interruptible(action cli.ActionFunc) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		stop := newInterrupt(c.Context)
+		defer stop.release()
+		c.Context = stop.drain
+		err := action(c)
+		if err != nil && stop.asked() {
+			return stack.ErrInterrupted
+		}
+		return err
+	}
+}
+
 // control reads the flags that all changes of a stack have in common.
 func (a *app) control(c *cli.Context, stop *interrupt) stack.Control {
 	o := stack.Control{Drain: stop.drain, Kill: stop.kill, Events: a.sink(a.view),

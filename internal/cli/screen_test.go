@@ -30,10 +30,10 @@ type terminal struct {
 	read   sync.WaitGroup
 }
 
-// onTerminal starts vzcompose up in a pseudo-terminal, on a home of its own,
-// beside a stack file. The machine of holds, if any, waits where it boots (see
+// onTerminal starts vzcompose, up if there are no arguments, in a pseudo-terminal,
+// on a home of its own, beside a stack file. The machine of holds, if any, waits where it boots (see
 // newFake).
-func onTerminal(t *testing.T, stack, holds string) *terminal {
+func onTerminal(t *testing.T, stack, holds string, args ...string) *terminal {
 	t.Helper()
 	home, err := prepareHome(t.TempDir())
 	if err != nil {
@@ -51,7 +51,10 @@ func onTerminal(t *testing.T, stack, holds string) *terminal {
 	}
 	env := append(os.Environ(), "VZCOMPOSE_HOME="+home, "TERM=xterm", "NO_COLOR=1")
 	x := &terminal{t: t, screen: vt10x.New(vt10x.WithSize(80, 24))}
-	x.cmd = exec.Command("vzcompose", "up")
+	if len(args) == 0 {
+		args = []string{"up"}
+	}
+	x.cmd = exec.Command("vzcompose", args...)
 	x.cmd.Dir, x.cmd.Env = dir, env
 	if x.master, err = pty.StartWithSize(x.cmd, &pty.Winsize{Rows: 24, Cols: 80}); err != nil {
 		t.Fatal(err)
@@ -175,7 +178,8 @@ db-1  stopped  T
 `)
 }
 
-func TestScreenInterruptedPull(t *testing.T) {
+// stalledImage is an image in a registry that answers nothing about it.
+func stalledImage(t *testing.T) string {
 	stalled := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/v2/" {
@@ -186,9 +190,13 @@ func TestScreenInterruptedPull(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	}))
-	defer server.Close()
-	defer close(stalled)
-	ref := strings.TrimPrefix(server.URL, "http://") + "/far:1"
+	t.Cleanup(server.Close)
+	t.Cleanup(func() { close(stalled) })
+	return strings.TrimPrefix(server.URL, "http://") + "/far:1"
+}
+
+func TestScreenInterruptedPull(t *testing.T) {
+	ref := stalledImage(t)
 	x := onTerminal(t, strings.ReplaceAll(twoContainers, "web: {", "web: {image: "+ref+", pull: missing, "), "")
 	x.shows(`(?s)db-1 +started.*^image .*/far:1 +pulling`)
 	began := time.Now()
@@ -208,4 +216,12 @@ func deadline(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// Ctrl-C of what belongs to no stack ends it too.
+func TestScreenInterruptedImagePull(t *testing.T) {
+	x := onTerminal(t, twoContainers, "", "image", "pull", stalledImage(t))
+	x.shows(`/far:1 +pulling`)
+	x.types(ctrlC)
+	x.ends(130, "")
 }

@@ -29,7 +29,7 @@ func (a *app) templateCommand() *cli.Command {
 			{Name: "rm", Usage: "remove templates; they are made anew when they are needed", ArgsUsage: "[ID…]",
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "all", Usage: "all that are there"}}, Action: a.templateRemove},
 			{Name: "prewarm", Usage: "make what the stack's machines need; with N, have N of each wait", ArgsUsage: "[N]",
-				Flags: []cli.Flag{&cli.BoolFlag{Name: "prepared", Usage: "also save machines that have the containers' images mounted, for their first start; with N, have such machines wait"}}, Action: a.templatePrewarm},
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "prepared", Usage: "also save machines that have the containers' images mounted, for their first start; with N, have such machines wait"}}, Action: interruptible(a.templatePrewarm)},
 		},
 	}
 }
