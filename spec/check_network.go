@@ -223,32 +223,25 @@ func (c *checker) overlaps() {
 
 // published: no two ports of the host are the same.
 func (c *checker) published(containers *node) {
-	type use struct {
-		port      Port
-		container string
-		line      int
-	}
-	var all []use
+	open := doors{}
 	for _, e := range containers.entries {
 		d, ok := c.file.containers[e.key.text]
 		n := e.value.child("ports")
 		if !ok || !c.active[e.key.text] || n == nil || len(d.Ports) == 0 || !c.w.spend(n, n) {
 			continue
 		}
-		for _, p := range d.Ports {
+		for i, p := range d.Ports {
 			if p.Published[0] == 0 {
 				continue
 			}
-			where, at := portNode(n, p), c.at(e.key.text).key("ports")
+			where, at := portNode(c.w.itemOf(n, i).node), c.at(e.key.text).key("ports")
 			if room := p.Published[1] - p.Published[0] + 1; d.Replicas > room {
 				c.w.error(where, at, "leave the port of the host out, or give a range", "%d instances of %q would open the same port of the host", d.Replicas, e.key.text)
 				continue
 			}
-			if i := slices.IndexFunc(all, func(u use) bool { return collide(u.port, p) }); i >= 0 {
-				c.w.error(where, at, "", "port %d of the host is already that of container %q (line %d)", p.Published[0], all[i].container, all[i].line)
-				continue
+			if by, taken := open.take(p, doorway{e.key.text, where.line}); taken {
+				c.w.error(where, at, "", "port %d of the host is already that of container %q (line %d)", p.Published[0], by.container, by.line)
 			}
-			all = append(all, use{p, e.key.text, where.line})
 		}
 	}
 }
@@ -277,41 +270,51 @@ func (c *checker) hostPorts(containers *node) {
 	}
 }
 
-// portNode answers where a port stands, or all of them where that is not told.
-func portNode(list *node, p Port) *node {
-	for _, item := range list.items {
-		if item.kind == scalarNode {
-			_, published, target := splitPort(item.text)
-			low, high, err := portRange(published)
-			to, _, terr := portRange(cutProtocol(target))
-			if err == nil && terr == nil && int(low) <= p.Published[0] && p.Published[0] <= int(high) && int(to) <= p.Target {
-				return item
-			}
-		} else if t := item.child("published"); t != nil {
-			if low, _, err := portRange(t.text); err == nil && int(low) == p.Published[0] {
-				return item
-			}
-		}
+// portNode returns where a port says which of the host's it is.
+func portNode(port *node) *node {
+	if t := port.child("published"); t != nil {
+		return t
 	}
-	return list
+	return port
 }
 
-func cutProtocol(s string) string {
-	for i := range s {
-		if s[i] == '/' {
-			return s[:i]
-		}
-	}
-	return s
+// doors has who opens which port of the host first, at each address, and at any
+// (anyAddress) or all of them (allAddresses).
+type doors map[door]doorway
+
+type door struct {
+	port              int
+	protocol, address string
 }
 
-// collide reports whether two ports of the host cannot be opened both. Of ranges
-// it is not known before.
-func collide(a, b Port) bool {
-	one := func(p Port) bool { return p.Published[0] == p.Published[1] }
-	if !one(a) || !one(b) || a.Published != b.Published || a.Protocol != b.Protocol {
-		return false
+const anyAddress, allAddresses = "any", "all"
+
+type doorway struct {
+	container string
+	line      int
+}
+
+// take notes who opens p, unless it cannot be opened beside what another opens.
+// Of ranges it is not known before.
+func (all doors) take(p Port, who doorway) (by doorway, taken bool) {
+	if p.Published[0] != p.Published[1] {
+		return doorway{}, false
 	}
-	x, y := netip.MustParseAddr(a.HostIP), netip.MustParseAddr(b.HostIP)
-	return x == y || x.IsUnspecified() || y.IsUnspecified()
+	at := func(address string) door { return door{p.Published[0], p.Protocol, address} }
+	own := []string{p.HostIP, anyAddress}
+	others := []string{p.HostIP, allAddresses}
+	if netip.MustParseAddr(p.HostIP).IsUnspecified() {
+		own, others = append(own, allAddresses), []string{anyAddress}
+	}
+	for _, address := range others {
+		if by, taken = all[at(address)]; taken {
+			return by, true
+		}
+	}
+	for _, address := range own {
+		if _, ok := all[at(address)]; !ok {
+			all[at(address)] = who
+		}
+	}
+	return doorway{}, false
 }

@@ -28,14 +28,14 @@ func (c *checker) volumes(containers *node) {
 			continue
 		}
 		at := c.at(name).key("mounts")
-		read, _ := byDestination(c.file.containers[name].Mounts)
-		for i, m := range longMounts(c.w, n, at).items {
-			mount, ok := read[destinationOf(c.w, m, at.item(i))]
-			if !ok || mount.Type != "volume" && mount.Type != "block" {
+		for i, mount := range c.file.containers[name].Mounts {
+			if mount.Type != "volume" && mount.Type != "block" {
 				continue
 			}
+			from := c.w.itemOf(n, i)
+			m, where := from.node, at.item(from.index)
 			if mount.Type == "volume" && c.root.child("volumes").entry(mount.Source) == nil {
-				c.undeclared(m, at.item(i), mount.Source)
+				c.undeclared(m, where, mount.Source)
 				continue
 			}
 			if !c.active[name] {
@@ -46,7 +46,7 @@ func (c *checker) volumes(containers *node) {
 				what = "disk " + quote(m.child("source").text)
 			}
 			disk := mount.Type + " " + mount.Source
-			uses[disk] = append(uses[disk], use{name, what, m, at.item(i), mount.ReadOnly()})
+			uses[disk] = append(uses[disk], use{name, what, m, where, mount.ReadOnly()})
 		}
 	}
 	for _, disk := range sortedKeys(uses) {
@@ -96,13 +96,12 @@ func (c *checker) binds(containers *node) {
 			continue
 		}
 		at := c.at(name).key("mounts")
-		read, _ := byDestination(c.file.containers[name].Mounts)
-		for i, m := range longMounts(c.w, n, at).items {
-			mount, ok := read[destinationOf(c.w, m, at.item(i))]
-			if !ok || mount.Type != "bind" && mount.Type != "block" {
+		for i, mount := range c.file.containers[name].Mounts {
+			if mount.Type != "bind" && mount.Type != "block" {
 				continue
 			}
-			source, where := m.child("source"), at.item(i)
+			from := c.w.itemOf(n, i)
+			source, where := from.node.child("source"), at.item(from.index)
 			switch info, err := os.Stat(mount.Source); {
 			case errors.Is(err, fs.ErrNotExist):
 				c.w.error(source, where, "", "%s does not exist", quote(source.text))

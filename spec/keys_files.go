@@ -132,22 +132,24 @@ func given(what, dir string) kind[[]Given] {
 			return nil, false
 		}
 		var all []Given
+		var from []item
 		first := map[string]int{}
-		for i, item := range n.items {
-			if item.kind == scalarNode && !item.null() {
-				item = &node{kind: mappingNode, place: item.place, entries: []entry{{&node{place: item.place, text: "source", quoted: true}, item}}}
+		for i, use := range n.items {
+			if use.kind == scalarNode && !use.null() {
+				use = &node{kind: mappingNode, place: use.place, entries: []entry{{&node{place: use.place, text: "source", quoted: true}, use}}}
 			}
-			g, ok := one.decode(w, item, at.item(i))
+			g, ok := one.decode(w, use, at.item(i))
 			if !ok {
 				continue
 			}
 			if j, used := first[g.Target]; used {
-				w.error(item, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), j)
+				w.error(use, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), j)
 				continue
 			}
 			first[g.Target] = i
-			all = append(all, g)
+			all, from = append(all, g), append(from, item{use, i})
 		}
+		w.items[n] = from
 		return all, true
 	}
 	return k
@@ -313,7 +315,7 @@ func (c *checker) given(name, key, what string, uses []Given, all map[string]Ori
 			if hint == "" {
 				hint = "declare it under " + key
 			}
-			c.w.error(givenNode(n, out[i].Source), c.at(name).key(key), hint, "no %s %s", what, quote(out[i].Source))
+			c.w.error(givenNode(c.w.itemOf(n, i).node), c.at(name).key(key), hint, "no %s %s", what, quote(out[i].Source))
 			continue
 		}
 		out[i].Origin = origin
@@ -321,17 +323,12 @@ func (c *checker) given(name, key, what string, uses []Given, all map[string]Ori
 	return out
 }
 
-// givenNode answers where a use of a secret stands.
-func givenNode(list *node, source string) *node {
-	for _, item := range list.items {
-		if item.kind == scalarNode && item.text == source {
-			return item
-		}
-		if s := item.child("source"); s != nil && s.text == source {
-			return s
-		}
+// givenNode returns where a use of a secret names it.
+func givenNode(use *node) *node {
+	if s := use.child("source"); s != nil {
+		return s
 	}
-	return list
+	return use
 }
 
 // origins: the files of secrets and configs are there.
@@ -366,7 +363,8 @@ func (c *checker) places(e entry) {
 	}{{"secrets", d.Secrets}, {"configs", d.Configs}} {
 		for i, g := range of.all {
 			if by, ok := used[g.Target]; ok {
-				c.w.error(givenNode(e.value.child(of.key), g.Source), c.at(e.key.text).key(of.key).item(i), "", "%s is already the place of %s", quote(g.Target), by)
+				from := c.w.itemOf(e.value.child(of.key), i)
+				c.w.error(givenNode(from.node), c.at(e.key.text).key(of.key).item(from.index), "", "%s is already the place of %s", quote(g.Target), by)
 			}
 			used[g.Target] = fmt.Sprintf("%s[%d]", of.key, i)
 		}
@@ -396,10 +394,11 @@ func (c *checker) hostSockets(containers *node) {
 		d := c.file.containers[e.key.text]
 		items := e.value.child("sockets")
 		for i, s := range d.Sockets {
-			if s.Direction != "out_of" || !c.active[e.key.text] || items == nil || len(items.items) != len(d.Sockets) {
+			if s.Direction != "out_of" || !c.active[e.key.text] || items == nil {
 				continue
 			}
-			n, at := items.items[i].child("destination"), c.at(e.key.text).key("sockets").item(i)
+			from := c.w.itemOf(items, i)
+			n, at := from.node.child("destination"), c.at(e.key.text).key("sockets").item(from.index)
 			if d.Replicas > 1 {
 				c.w.error(n, at, "", "%d instances of %q would open the same socket of the host", d.Replicas, e.key.text)
 			}

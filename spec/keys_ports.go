@@ -31,13 +31,18 @@ func ports() kind[[]Port] {
 				return nil, false
 			}
 			var all []Port
-			for i, item := range n.items {
-				if item.kind == scalarNode && !item.null() {
-					all = append(all, shortPorts(w, item, at.item(i))...)
-				} else if p, ok := one.decode(w, item, at.item(i)); ok {
+			var from []item
+			for i, port := range n.items {
+				if port.kind == scalarNode && !port.null() {
+					all = append(all, shortPorts(w, port, at.item(i))...)
+				} else if p, ok := one.decode(w, port, at.item(i)); ok {
 					all = append(all, p)
 				}
+				for len(from) < len(all) {
+					from = append(from, item{port, i})
+				}
 			}
+			w.items[n] = from
 			return all, true
 		},
 	}

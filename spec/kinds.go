@@ -242,11 +242,13 @@ func list[V any](k kind[V]) kind[[]V] {
 				return nil, false
 			}
 			var out []V
-			for i, item := range n.items {
-				if v, ok := k.decode(w, item, at.item(i)); ok {
-					out = append(out, v)
+			var from []item
+			for i, one := range n.items {
+				if v, ok := k.decode(w, one, at.item(i)); ok {
+					out, from = append(out, v), append(from, item{one, i})
 				}
 			}
+			w.items[n] = from
 			return out, true
 		},
 		encode: func(all []V) any {

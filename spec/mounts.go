@@ -65,23 +65,25 @@ func mounts() kind[[]Mount] {
 			if !w.list(n, at) {
 				return nil, false
 			}
-			n = longMounts(w, n, at)
+			long := longMounts(w, n, at)
 			var all []Mount
+			var from []item
 			first := map[string]int{}
-			for i, item := range n.items {
-				m, ok := one.decode(w, item, at.item(i))
-				if d := item.child("destination"); d != nil && m.Destination != "" {
+			for i, mount := range long.items {
+				m, ok := one.decode(w, mount, at.item(i))
+				if d := mount.child("destination"); d != nil && m.Destination != "" {
 					if j, used := first[m.Destination]; used {
 						w.error(d, at.item(i), "", "%s is already the destination of mounts[%d] (line %d)",
-							quote(m.Destination), j, n.items[j].child("destination").line)
+							quote(m.Destination), j, long.items[j].child("destination").line)
 						continue
 					}
 					first[m.Destination] = i
 				}
 				if ok {
-					all = append(all, m)
+					all, from = append(all, m), append(from, item{mount, i})
 				}
 			}
+			w.items[n] = from
 			return all, true
 		},
 	}

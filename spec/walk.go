@@ -25,10 +25,27 @@ type walker struct {
 	parts bool
 	nodes int // that may still be read
 	room  int // bytes that interpolation may still write
+	// items has for each list that was read the items that its values came from.
+	items map[*node][]item
+}
+
+// item is one item of a list, and its index there.
+type item struct {
+	node  *node
+	index int
+}
+
+// itemOf returns the item of a list that its ith value was read from: items that
+// are wrong give none, and one may give several.
+func (w *walker) itemOf(list *node, i int) item {
+	if all := w.items[list]; i < len(all) {
+		return all[i]
+	}
+	return item{list, i} // not read
 }
 
 func newWalker(report *reporter, dir, near string, lookup func(string) (string, bool)) *walker {
-	return &walker{report: report, lookup: lookup, dir: dir, near: near, nodes: maxNodes, room: maxExpansion}
+	return &walker{report: report, lookup: lookup, dir: dir, near: near, nodes: maxNodes, room: maxExpansion, items: map[*node][]item{}}
 }
 
 func (w *walker) error(n *node, at *trail, hint, format string, args ...any) {

@@ -29,6 +29,7 @@ func rooms() map[string]row {
 		"internal/seccomp":   {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 		"internal/durable":   {},
+		"internal/regular":   {imports: []string{"internal/errs"}},
 		"internal/childenv":  {},
 
 		// the wire
@@ -56,9 +57,9 @@ func rooms() map[string]row {
 
 		// mechanism: one resource each
 		"internal/store":             {imports: []string{"internal/errs", "internal/filelock", "internal/lifecycle", "internal/state", "internal/undo", "internal/durable"}},
-		"internal/image":             {imports: []string{"internal/errs", "internal/image/erofs", "internal/state", "internal/undo", "internal/durable", "internal/filelock"}},
+		"internal/image":             {imports: []string{"internal/errs", "internal/regular", "internal/image/erofs", "internal/state", "internal/undo", "internal/durable", "internal/filelock"}},
 		"internal/image/erofs":       {imports: []string{"internal/errs"}},
-		"internal/kernel":            {imports: []string{"internal/errs", "internal/state", "internal/undo", "internal/durable", "internal/filelock"}},
+		"internal/kernel":            {imports: []string{"internal/errs", "internal/regular", "internal/state", "internal/undo", "internal/durable", "internal/filelock"}},
 		"internal/kernel/kerneltest": {},
 		// What a stack's switch is made of, from the bottom up.
 		"internal/network/frame":   {pure: true},
@@ -80,11 +81,11 @@ func rooms() map[string]row {
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
 		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/accept", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
-		"internal/shim": {imports: []string{"vmm", "agentproto", "relay", "internal/accept", "internal/errs", "internal/journal", "internal/lifecycle",
+		"internal/shim": {imports: []string{"vmm", "internal/regular", "agentproto", "relay", "internal/accept", "internal/errs", "internal/journal", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire", "internal/durable"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
-		"internal/settings": {imports: []string{"spec", "internal/errs"}},
-		"internal/engine": {imports: []string{"executor", "planner", "spec", "vmm", "agentproto", "internal/agents",
+		"internal/settings": {imports: []string{"spec", "internal/regular", "internal/errs"}},
+		"internal/engine": {imports: []string{"executor", "internal/regular", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
 			"internal/seccomp", "internal/undo", "internal/volume", "internal/childenv"}},

@@ -10,8 +10,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
-	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/ui"
 	"github.com/vzcompose/vzcompose/schema"
@@ -76,7 +76,7 @@ func (a *app) ps(c *cli.Context) error {
 	now := time.Now()
 	t := table{header: []string{"NAME", "CONTAINER", "IMAGE", "STATE", "SINCE", "BOOTS", "PORTS"}}
 	for _, i := range picked {
-		t.add(i, i.Name, i.Name, i.Container, shortID(i.Image), ui.State(i), ui.Since(i, now), fmt.Sprint(i.Boots), portWords(i.Ports))
+		t.add(ui.InstanceOf(i), i.Name, i.Name, i.Container, shortID(i.Image), ui.State(i), ui.Since(i, now), fmt.Sprint(i.Boots), portWords(i.Ports))
 	}
 	return a.show(c, t)
 }
@@ -128,17 +128,15 @@ func (a *app) port(c *cli.Context) error {
 	return nil
 }
 
-// isIn knows both our names of states and Compose's.
+// isIn reports whether ps shows an instance in a state; Compose's name, and those of
+// records, do too.
 func isIn(i state.Instance, want string) bool {
-	switch strings.ToLower(want) {
-	case "running":
-		return i.State == lifecycle.Started
-	case "exited":
-		return i.State == lifecycle.Stopped
-	case "dead":
-		return i.State == lifecycle.Errored
+	want = strings.ToLower(want)
+	other := map[string]string{"dead": "errored", "started": "running", "stopped": "exited", "initialized": "created", "booting": "starting"}
+	if word, ok := other[want]; ok {
+		want = word
 	}
-	return i.State.String() == strings.ToLower(want)
+	return ui.StateWord(i.State) == want
 }
 
 func (a *app) lsCommand() *cli.Command {
@@ -147,6 +145,12 @@ func (a *app) lsCommand() *cli.Command {
 		Flags:  []cli.Flag{quietFlag(), formatFlag(), &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "accepted: all are shown"}},
 		Action: a.ls,
 	}
+}
+
+// listed is a stack as ls shows it.
+type listed struct {
+	engine.StackInfo
+	Instances []ui.Instance `json:"instances"`
 }
 
 func (a *app) ls(c *cli.Context) error {
@@ -163,37 +167,29 @@ func (a *app) ls(c *cli.Context) error {
 		for _, text := range s.Damage {
 			a.view.Warnf("%s", text)
 		}
-		t.add(s, s.Name, s.Name, counts(s.Instances), strings.Join(s.Files, ", "))
+		shown := listed{StackInfo: s}
+		for _, i := range s.Instances {
+			shown.Instances = append(shown.Instances, ui.InstanceOf(i))
+		}
+		t.add(shown, s.Name, s.Name, counts(shown.Instances), strings.Join(s.Files, ", "))
 	}
 	return a.show(c, t)
 }
 
 // counts says how many instances are in which state: "running 3, exited 1".
-func counts(all []state.Instance) string {
-	order := []lifecycle.State{lifecycle.Started, lifecycle.Booting, lifecycle.Created, lifecycle.Paused, lifecycle.Stopping,
-		lifecycle.Stopped, lifecycle.Errored, lifecycle.Initialized}
-	n := map[lifecycle.State]int{}
+func counts(all []ui.Instance) string {
+	order := []string{"running", "starting", "created", "paused", "restarting", "stopping", "exited", "errored"}
+	n := map[string]int{}
 	for _, i := range all {
 		n[i.State]++
 	}
 	var words []string
 	for _, s := range order {
 		if n[s] > 0 {
-			words = append(words, fmt.Sprintf("%s %d", stateWord(s), n[s]))
+			words = append(words, fmt.Sprintf("%s %d", s, n[s]))
 		}
 	}
 	return strings.Join(words, ", ")
-}
-
-// stateWord is the word that ps uses.
-func stateWord(s lifecycle.State) string {
-	switch s {
-	case lifecycle.Started:
-		return "running"
-	case lifecycle.Stopped:
-		return "exited"
-	}
-	return s.String()
 }
 
 func (a *app) configCommand() *cli.Command {

@@ -225,7 +225,7 @@ func (a *app) inspectCommand() *cli.Command {
 
 // inspection is what inspect shows of an instance.
 type inspection struct {
-	state.Instance
+	ui.Instance
 	Stack   string         `json:"stack"`
 	Machine inspectMachine `json:"machine"`
 	Phases  any            `json:"phases,omitempty"` // of its last start; times in nanoseconds
@@ -261,7 +261,7 @@ func (a *app) inspect(c *cli.Context) error {
 	t := table{}
 	for _, i := range picked {
 		home := w.Folder
-		v := inspection{Instance: i, Stack: w.Name, Paths: inspectPaths{Folder: home.Instance(w.Name, i.Name),
+		v := inspection{Instance: ui.InstanceOf(i), Stack: w.Name, Paths: inspectPaths{Folder: home.Instance(w.Name, i.Name),
 			Log: home.Log(w.Name, i.Name), Console: home.Console(w.Name, i.Name)}}
 		if i.Broken == "" {
 			rec, err := home.ReadInstance(w.Name, i.Name)

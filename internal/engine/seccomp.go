@@ -5,13 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"runtime"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 	"github.com/vzcompose/vzcompose/internal/seccomp"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/spec"
@@ -35,15 +33,7 @@ func seccompOf(c spec.Container) (*store.Seccomp, error) {
 }
 
 func readProfile(s spec.Seccomp) ([]byte, error) {
-	if fi, err := os.Stat(s.Profile); err != nil || !fi.Mode().IsRegular() { // which an open could wait for
-		return nil, errors.Join(err, errs.New(errs.FailedPrecondition, "it is not a file any more"))
-	}
-	f, err := os.Open(s.Profile)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read
-	b, err := io.ReadAll(io.LimitReader(f, seccomp.MaxProfile+1))
+	b, err := regular.Read(s.Profile, seccomp.MaxProfile)
 	if err != nil {
 		return nil, err
 	}

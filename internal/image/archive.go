@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 )
 
 // archive is a folder or a tar of files with slash-separated names. What is
@@ -33,10 +34,7 @@ func (s *Store) openArchive(ctx context.Context, name string, m *meter) (archive
 		root, err := os.OpenRoot(name)
 		return folderArchive{root}, err
 	}
-	if !info.Mode().IsRegular() {
-		return nil, errs.New(errs.InvalidArgument, "%s is neither a file nor a folder", name)
-	}
-	f, err := os.Open(name)
+	f, info, err := regular.Open(name)
 	if err != nil {
 		return nil, err
 	}
@@ -102,16 +100,8 @@ func (r *meteredReader) Read(p []byte) (int, error) {
 type folderArchive struct{ *os.Root }
 
 func (a folderArchive) open(name string) (io.ReadCloser, int64, error) {
-	f, err := a.Open(name)
+	f, info, err := regular.OpenIn(a.Root, name)
 	if err != nil {
-		return nil, 0, err
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errs.New(errs.InvalidArgument, "%s is not a file", name)
-	}
-	if err != nil {
-		f.Close()
 		return nil, 0, err
 	}
 	return f, info.Size(), nil

@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 )
 
 // Import makes an image of one layer from the tar of a root filesystem, plain
@@ -72,7 +73,7 @@ func (s *Store) importTar(ctx context.Context, tarPath string, cfg Config, m *me
 // importLayer stores the tar as it is, or unpacked where a layer cannot be
 // compressed in its way.
 func (s *Store) importLayer(ctx context.Context, tarPath string, m *meter) (v1.Descriptor, error) {
-	f, info, err := openFile(tarPath)
+	f, info, err := regular.Open(tarPath)
 	if err != nil {
 		return v1.Descriptor{}, err
 	}
@@ -94,19 +95,6 @@ func (s *Store) importLayer(ctx context.Context, tarPath string, m *meter) (v1.D
 	}
 	h, size, err := s.putStream(ctx, r, newMeter(nil, "", 0))
 	return v1.Descriptor{MediaType: layerType(kind), Digest: h, Size: size}, err
-}
-
-// openFile opens a regular file: a fifo would block.
-func openFile(path string) (*os.File, os.FileInfo, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, nil, errs.New(errs.InvalidArgument, "%s is not a file", path)
-	}
-	f, err := os.Open(path)
-	return f, info, err
 }
 
 // checkLayer reads a stored layer to its end, as a tar, and answers its digest

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -240,7 +242,7 @@ func TestLoadRefusals(t *testing.T) {
 		"root tar":         {save(t, tarOf(t, "bin/sh", "x")), errs.InvalidArgument, "neither"},
 		"no tar":           {save(t, []byte(strings.Repeat("hello ", 1000))), errs.InvalidArgument, "read tar"},
 		"cut gzip":         {save(t, gzipBytes(t, tarOf(t, "a", noise(9000)))[:5000]), errs.DataLoss, "gzip"},
-		"device":           {"/dev/zero", errs.InvalidArgument, "neither a file nor a folder"},
+		"device":           {"/dev/zero", errs.InvalidArgument, "is not a file"},
 		"damaged manifest": {damaged(digestFrom(t, digestString(t, img)), flip), errs.DataLoss, "not what its name says"},
 		"damaged config":   {damaged(manifest.Config.Digest, flip), errs.DataLoss, "not what its name says"},
 		"damaged layer":    {damaged(manifest.Layers[0].Digest, flip), errs.DataLoss, "layer 1 of 1"},
@@ -412,5 +414,25 @@ func TestReadAheadIsLeft(t *testing.T) {
 	got, err := io.ReadAll(a)
 	if err != nil || !bytes.Equal(got, in) || a.digest() != digestOf(in).String() {
 		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
+
+// A pipe in a folder that is to be loaded is refused: nobody may ever write to it.
+func TestLoadAFolderWithAPipe(t *testing.T) {
+	for _, name := range []string{"oci-layout", "index.json", "manifest.json"} {
+		dir := t.TempDir()
+		for _, file := range []string{"oci-layout", "index.json", "manifest.json"} {
+			path := filepath.Join(dir, file)
+			err := os.WriteFile(path, []byte("{}"), 0o600)
+			if file == name {
+				err = errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := newStore(t).Load(short(t), dir, nil); err == nil {
+			t.Errorf("%s is a pipe, and is read", name)
+		}
 	}
 }

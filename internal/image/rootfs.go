@@ -15,6 +15,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/image/erofs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 )
 
 // RootFS answers the EROFS image of the merged layers of an image that is here.
@@ -66,7 +67,7 @@ func (s *Store) RootFSFromTar(ctx context.Context, path string, progress func(Pr
 	m := newMeter(progress, "unpack", 0)
 	defer m.stop()
 	rootfs, err = s.rootfs(ctx, digest, func(ctx context.Context, w *erofs.Writer) error {
-		f, info, err := openFile(path)
+		f, info, err := regular.Open(path)
 		if err != nil {
 			return err
 		}
@@ -128,7 +129,7 @@ func (s *Store) RootFSFromDirectory(ctx context.Context, path string, progress f
 }
 
 func hashFile(ctx context.Context, path string, progress func(Progress)) (digest string, err error) {
-	f, info, err := openFile(path)
+	f, info, err := regular.Open(path)
 	if err != nil {
 		return "", err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/filelock"
+	"github.com/vzcompose/vzcompose/internal/regular"
 )
 
 // The bounds of what is taken in, in bytes unless said otherwise.
@@ -111,7 +112,7 @@ type blob struct {
 
 // open answers the bytes; the caller closes them.
 func (b blob) open() (*blobReader, error) {
-	f, err := os.Open(b.path)
+	f, _, err := regular.Open(b.path)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/durable"
-	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 	"github.com/vzcompose/vzcompose/internal/undo"
 )
 
@@ -113,10 +113,7 @@ func openSource(ctx context.Context, path, spool string, progress Progress) (sou
 		}
 		return found.source(path)
 	}
-	if !st.Mode().IsRegular() { // opening a pipe would wait for its other end
-		return source{}, errs.New(errs.InvalidArgument, "neither a file nor a folder")
-	}
-	f, err := os.Open(path)
+	f, st, err := regular.Open(path)
 	if err != nil {
 		return source{}, err
 	}

@@ -5,13 +5,13 @@ package settings
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 
 	"gopkg.in/yaml.v3"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
@@ -48,26 +48,20 @@ const maxFile = 64 << 10
 // Read reads the file at path; errs.InvalidArgument says where it is wrong.
 func Read(path string) (Settings, error) {
 	s := Default()
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
+	text, err := regular.Read(path, maxFile)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return s, nil
-	}
-	if err != nil {
+	case errs.Is(err, errs.ResourceExhausted):
+		return s, errs.As(errs.InvalidArgument, err)
+	case err != nil:
 		return s, errs.As(errs.FailedPrecondition, err)
-	}
-	defer func() { _ = f.Close() }() // only read
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return s, err
 	}
 	return s, decode(path, text, &s)
 }
 
 // decode reads text over what is in s.
 func decode(path string, text []byte, s *Settings) error {
-	if len(text) > maxFile {
-		return errs.New(errs.InvalidArgument, "%s: it is over %d bytes", path, maxFile)
-	}
 	var doc yaml.Node
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return errs.New(errs.InvalidArgument, "%s: %w", path, err)

@@ -34,7 +34,7 @@ func TestRead(t *testing.T) {
 		"pool: {machines: [1]}\n":           {err: "a number"},
 		"pool: {memory: {a: 1}}\n":          {err: "a size"},
 		"pool: \x00\n":                      {err: "yaml"},
-		strings.Repeat("# long\n", maxFile): {err: "over"},
+		strings.Repeat("# long\n", maxFile): {err: "more than"},
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -3,11 +3,10 @@ package shim
 import (
 	"cmp"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/regular"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
@@ -32,12 +31,8 @@ func (s *shim) text(f store.File, room int) ([]byte, error) {
 	var b []byte
 	switch {
 	case f.Path != "":
-		r, err := os.Open(f.Path)
-		if err != nil {
-			return nil, err
-		}
-		defer r.Close()
-		if b, err = io.ReadAll(io.LimitReader(r, int64(room)+1)); err != nil {
+		var err error
+		if b, err = regular.Read(f.Path, int64(room)); err != nil {
 			return nil, err
 		}
 	case f.Env != "":

@@ -9,6 +9,32 @@ import (
 	"github.com/vzcompose/vzcompose/internal/state"
 )
 
+// Instance is an instance as JSON and templates show it: its state is the word that
+// the table and --status have. The name in lifecycle is that of records and of the
+// wire.
+type Instance struct {
+	state.Instance
+	State string `json:"state"`
+}
+
+// InstanceOf returns i as it is shown.
+func InstanceOf(i state.Instance) Instance { return Instance{i, StateWord(i.State)} }
+
+// StateWord is what people call a state.
+func StateWord(s lifecycle.State) string {
+	switch s {
+	case lifecycle.Initialized:
+		return "created"
+	case lifecycle.Booting, lifecycle.Created:
+		return "starting"
+	case lifecycle.Started:
+		return "running"
+	case lifecycle.Stopped:
+		return "exited"
+	}
+	return s.String()
+}
+
 // State says in a few words how an instance is: "running (healthy)",
 // "exited (137, out of memory)", "errored: shim was lost".
 func State(i state.Instance) string {
@@ -25,10 +51,6 @@ func State(i state.Instance) string {
 
 func stateWords(i state.Instance) string {
 	switch i.State {
-	case lifecycle.Initialized:
-		return "created"
-	case lifecycle.Booting, lifecycle.Created:
-		return "starting"
 	case lifecycle.Started:
 		if i.Stall != "" {
 			return "stalled (" + visible(i.Stall) + ")"
@@ -36,7 +58,6 @@ func stateWords(i state.Instance) string {
 		if i.Health != "" {
 			return "running (" + visible(i.Health) + ")"
 		}
-		return "running"
 	case lifecycle.Stopped:
 		return exited(i.Exit)
 	case lifecycle.Errored:
@@ -47,7 +68,7 @@ func stateWords(i state.Instance) string {
 	case lifecycle.Restarting:
 		return fmt.Sprintf("restarting (%d), %s", i.Restarts, exited(i.Exit))
 	}
-	return i.State.String()
+	return StateWord(i.State)
 }
 
 func exited(e *state.Exit) string {

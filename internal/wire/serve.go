@@ -47,7 +47,8 @@ type Server struct {
 	// Methods answer calls on control connections.
 	Methods map[string]Method
 	// Open takes a stream connection by its token. An error is told to the peer.
-	// The stream belongs to whom Open gives it to; Open itself must not block.
+	// The stream belongs to whom Open gives it to; Open itself must not block, nor
+	// write to the stream: what others write waits until Open has returned.
 	Open func(token string, s *Stream) error
 	// Greet, where set, is told of each control connection before its first
 	// call; it may keep notify to send notices until ctx ends.
@@ -106,17 +107,25 @@ func (s *Server) check(h Hello) error {
 	return errs.New(errs.InvalidArgument, "no connections for %.80q here", h.Purpose)
 }
 
+// openStream gives Open the stream before the peer is welcomed: who opens a stream
+// when another of the same token is open knows that Open sees them in that order.
+// Nothing is written to the stream before the welcome.
 func (s *Server) openStream(f *framer, token string) error {
-	// The welcome goes first: once Open has the stream its owner may write.
-	if err := f.writeJSON(kindWelcome, Welcome{Version: s.Version, Build: s.Build}); err != nil {
-		_ = f.c.Close()
+	_ = f.c.SetDeadline(time.Time{}) // deadlines are the owner's from here on
+	st := newStream(f)
+	st.mu.Lock()
+	opened := s.Open(token, st)
+	ctx, cancel := context.WithTimeout(context.Background(), helloLimit)
+	defer cancel()
+	err := f.writeJSONContext(ctx, kindWelcome, Welcome{Version: s.Version, Build: s.Build})
+	st.mu.Unlock()
+	if err != nil {
+		_ = f.c.Close() // its owner, if it has one, sees the end
 		return fmt.Errorf("welcome stream: %w", err)
 	}
-	_ = f.c.SetDeadline(time.Time{})
-	st := newStream(f)
-	if err := s.Open(token, st); err != nil {
-		_ = st.Abort(err)
-		return fmt.Errorf("open stream: %w", err)
+	if opened != nil {
+		_ = st.Abort(opened)
+		return fmt.Errorf("open stream: %w", opened)
 	}
 	return nil
 }

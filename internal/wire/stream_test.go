@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -176,6 +177,31 @@ func TestOneDirectionEndsAlone(t *testing.T) {
 		if err := b.WriteFramed(make([]byte, n)); !errs.Is(err, errs.InvalidArgument) {
 			t.Errorf("a frame in %d bytes: %v", n, err)
 		}
+	}
+}
+
+// Whoever has dialled a stream may dial another: the server has the first by then.
+func TestStreamIsOpenWhenItsDialReturns(t *testing.T) {
+	near, far := pair(t)
+	opening, open := make(chan struct{}), make(chan struct{})
+	var done atomic.Bool
+	s := &Server{Protocol: protocol, Version: 1, Open: func(_ string, st *Stream) error {
+		go func() { _, _ = st.Write([]byte("first")) }() // an owner that is quicker than the welcome
+		close(opening)
+		<-open
+		done.Store(true)
+		return nil
+	}}
+	go func() { _ = s.ServeConn(t.Context(), far) }()
+	go func() { <-opening; close(open) }()
+	st, err := DialStream(t.Context(), near, greeting(), "tok")
+	if err != nil || !done.Load() {
+		t.Fatalf("dialled before it was opened, or not at all: %v", err)
+	}
+	defer st.Close()
+	b := make([]byte, 5)
+	if _, err := io.ReadFull(st, b); err != nil || string(b) != "first" {
+		t.Errorf("read %q, %v", b, err)
 	}
 }
 

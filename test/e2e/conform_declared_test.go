@@ -159,7 +159,7 @@ containers:
 		if r.code != 1 || first < 0 || rest < first || !strings.Contains(r.err[rest:], "no-such-program") {
 			t.Errorf("%s", r)
 		}
-		if e := s.instances()["one-1"].Exit; s.states() != "one-1=stopped" || e == nil || e.Code != 5 || !strings.Contains(s.must("logs").out, "asked") {
+		if e := s.instances()["one-1"].Exit; s.states() != "one-1=exited" || e == nil || e.Code != 5 || !strings.Contains(s.must("logs").out, "asked") {
 			t.Errorf("it is %s, and ended as %+v", s.states(), e)
 		}
 		s.must("start")
@@ -216,7 +216,7 @@ containers:
 	behave(t, 49, "depends_on: healthy and completed hold the dependent back, a failure skips it", func(t *testing.T) {
 		s.must("up", "-d")
 		all := s.instances()
-		if all["slow-1"].Health != "healthy" || all["after-1"].State.String() != "started" {
+		if all["slow-1"].Health != "healthy" || all["after-1"].State != "running" {
 			t.Errorf("%+v", all)
 		}
 		if b, f := all["after-1"].Started, all["job-1"].Finished; b.Before(f) {

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/journal"
-	"github.com/vzcompose/vzcompose/internal/state"
 )
 
 const diagnoses = `
@@ -24,7 +23,7 @@ containers:
 type diagnosis struct {
 	ps, event, wait string
 	up              string // to the one who waits for its work
-	json            func(state.Instance) bool
+	json            func(shown) bool
 }
 
 const panicked = "kernel panic: sysrq triggered crash (the machine was lost: its kernel panicked or reset itself)"
@@ -33,23 +32,23 @@ func diagnosed() map[string]diagnosis {
 	return map[string]diagnosis{
 		"panics": {
 			ps: "errored: " + panicked, event: "container fail panics-1 (cause=" + panicked + ")", wait: "panics-1: " + panicked, up: panicked,
-			json: func(i state.Instance) bool {
-				return i.State.String() == "errored" && i.Exit == nil && i.Cause == panicked
+			json: func(i shown) bool {
+				return i.State == "errored" && i.Exit == nil && i.Cause == panicked
 			},
 		},
 		"eats": {
 			ps: "exited (137, out of memory)", event: "container die eats-1 (cause=out of memory, exit_code=137, signal=SIGKILL)",
 			wait: "eats-1 exited with 137: out of memory", up: "exited with 137: out of memory",
-			json: func(i state.Instance) bool { return i.Exit != nil && i.Exit.OOM && !i.Exit.Full && i.Exit.Code == 137 },
+			json: func(i shown) bool { return i.Exit != nil && i.Exit.OOM && !i.Exit.Full && i.Exit.Code == 137 },
 		},
 		"fills": {
 			ps: "exited (1, writable layer is full)", event: "container die fills-1 (cause=its writable layer is full, exit_code=1)",
 			wait: "fills-1 exited with 1: its writable layer is full", up: "exited with 1: its writable layer is full",
-			json: func(i state.Instance) bool { return i.Exit != nil && i.Exit.Full && !i.Exit.OOM && i.Exit.Code == 1 },
+			json: func(i shown) bool { return i.Exit != nil && i.Exit.Full && !i.Exit.OOM && i.Exit.Code == 1 },
 		},
 		"fails": {
 			ps: "exited (1) ", event: "container die fails-1 (exit_code=1)\n", wait: "fails-1 exited with 1\n", up: "exited with 1\n",
-			json: func(i state.Instance) bool { return i.Exit != nil && !i.Exit.Full && !i.Exit.OOM && i.Exit.Code == 1 },
+			json: func(i shown) bool { return i.Exit != nil && !i.Exit.Full && !i.Exit.OOM && i.Exit.Code == 1 },
 		},
 	}
 }
@@ -97,7 +96,7 @@ func (s *stack) diagnose(t *testing.T, name string, want diagnosis) {
 	if i := s.instances()[name+"-1"]; !want.json(i) {
 		t.Errorf("ps --format json: %+v, exit %+v", i, i.Exit)
 	}
-	var seen state.Instance
+	var seen shown
 	if err := json.Unmarshal([]byte(s.must("inspect", name).out), &seen); err != nil || !want.json(seen) {
 		t.Errorf("inspect: %+v, %v", seen, err)
 	}

@@ -22,7 +22,7 @@ volumes: {data: {size: 64MiB}}
 	behave(t, 42, "create, start, stop, start again; the writable layer stays", func(t *testing.T) {
 		s.must("create", "one")
 		s.must("stop", "one") // it has not run: fine
-		if got := s.states(); got != "one-1=initialized" {
+		if got := s.states(); got != "one-1=created" {
 			t.Errorf("created: %s", got)
 		}
 		s.must("start", "one")
@@ -104,10 +104,10 @@ containers:
 		s.must("kill", "ever")
 		s.eventually("it runs again", func() bool {
 			i := s.instances()["ever-1"]
-			return i.Boots > before.Boots && i.State.String() == "started"
+			return i.Boots > before.Boots && i.State == "running"
 		})
 		s.must("stop", "ever")
-		if got := s.instances()["ever-1"].State.String(); got != "stopped" {
+		if got := s.instances()["ever-1"].State; got != "exited" {
 			t.Errorf("stopped, it is %s", got)
 		}
 	})
@@ -124,7 +124,7 @@ containers:
 			t.Errorf("%s", r)
 		}
 		i := s.instances()["ghost-1"]
-		if i.State.String() != "errored" {
+		if i.State != "errored" {
 			t.Errorf("it is %s", i.State)
 		}
 		// The end of a shim is its lock's: the process has nothing left to do then,

@@ -261,7 +261,7 @@ func lookAndCopy(t *testing.T, s *stack) {
 }
 
 func signalsAndStop(t *testing.T, s *stack) {
-	if got := s.instances()["box-1"].State.String(); got != "started" {
+	if got := s.instances()["box-1"].State; got != "running" {
 		t.Errorf("it is %s", got)
 	}
 	s.must("stop", "box")
@@ -304,7 +304,7 @@ containers:
 				t.Errorf("it started: %s", r)
 			}
 			contains(t, "up", r.err, words...)
-			if i := s.instances()[name+"-1"]; i.State.String() != "errored" {
+			if i := s.instances()[name+"-1"]; i.State != "errored" {
 				t.Errorf("it is %s", i.State)
 			}
 		})

@@ -137,7 +137,7 @@ func TestConformProcess(t *testing.T) {
 			s.must("exec", "-d", "box", "true")
 		}
 		s.must("stop")
-		if got := s.states(); got != "box-1=stopped" {
+		if got := s.states(); got != "box-1=exited" {
 			t.Errorf("after it: %s", got)
 		}
 	})

@@ -318,7 +318,7 @@ containers:
 			t.Fatal(err)
 		}
 		s.must("stop")
-		if got := s.states(); got != "box-1=stopped" {
+		if got := s.states(); got != "box-1=exited" {
 			t.Errorf("it is %s", got)
 		}
 	})

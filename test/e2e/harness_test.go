@@ -179,17 +179,23 @@ func (s *stack) must(args ...string) result {
 }
 
 // instances answers what ps says.
-func (s *stack) instances() map[string]state.Instance {
+func (s *stack) instances() map[string]shown {
 	s.t.Helper()
-	all := map[string]state.Instance{}
+	all := map[string]shown{}
 	for line := range strings.Lines(s.must("ps", "--format", "json").out) {
-		var i state.Instance
+		var i shown
 		if err := json.Unmarshal([]byte(line), &i); err != nil {
 			s.t.Fatalf("ps: %v: %s", err, line)
 		}
 		all[i.Name] = i
 	}
 	return all
+}
+
+// shown is an instance as JSON shows it: its state is the word of ps.
+type shown struct {
+	state.Instance
+	State string `json:"state"`
 }
 
 // states answers name=state of every instance, sorted by name.

@@ -215,7 +215,7 @@ containers:
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
 		t.Errorf("status %d, %v", cmd.ProcessState.ExitCode(), err)
 	}
-	if got := s.states(); got != "polite-1=stopped" {
+	if got := s.states(); got != "polite-1=exited" {
 		t.Errorf("states %s", got)
 	}
 	contains(t, "log", s.must("logs").out, "goodbye")

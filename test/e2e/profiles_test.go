@@ -16,14 +16,14 @@ containers:
   tool: {command: [sh, -c, "echo worked"], profiles: [tools], depends_on: [store]}
 `)
 	s.must("up", "-d")
-	if got := s.states(); got != "web-1=started" {
+	if got := s.states(); got != "web-1=running" {
 		t.Errorf("without profiles: %s", got)
 	}
 	s.must("--profile", "debug", "up", "-d")
-	if got := s.states(); got != "trace-1=started web-1=started" {
+	if got := s.states(); got != "trace-1=running web-1=running" {
 		t.Errorf("with debug: %s", got)
 	}
-	if r := s.must("up", "-d"); strings.Contains(r.err, "orphan") || s.states() != "trace-1=started web-1=started" {
+	if r := s.must("up", "-d"); strings.Contains(r.err, "orphan") || s.states() != "trace-1=running web-1=running" {
 		t.Errorf("what runs by an earlier wish: %s, %s", r, s.states())
 	}
 	t.Setenv("VZCOMPOSE_PROFILES", "debug,tools")
@@ -34,7 +34,7 @@ containers:
 	if r := s.must("config", "--profiles"); r.out != "debug\ntools\n" {
 		t.Errorf("%s", r)
 	}
-	if r := s.must("run", "--rm", "tool"); r.out != "worked\n" || s.states() != "store-1=started trace-1=started web-1=started" {
+	if r := s.must("run", "--rm", "tool"); r.out != "worked\n" || s.states() != "store-1=running trace-1=running web-1=running" {
 		t.Errorf("what is named: %s, %s", r, s.states())
 	}
 	s.must("down")

@@ -25,7 +25,7 @@ volumes: {data: {size: 16MiB}}
 	r := s.feed("three\nlines\nhere\n", "run", "--rm", "-e", "A=$given", "-w", "/tmp", "-u", "nobody", "web", "sh", "-c", "echo $A $B $(pwd) $(id -un); wc -l; echo err >&2; exit 5")
 	r.want(t, 5, "$given declared /tmp nobody\n3\n")
 	contains(t, "what it said on stderr", r.err, "err\n")
-	if got := s.states(); got != "db-1=started" {
+	if got := s.states(); got != "db-1=running" {
 		t.Errorf("after it: %s", got)
 	}
 	// A disk that another has is refused before anything begins.
@@ -47,7 +47,7 @@ volumes: {data: {size: 16MiB}}
 	if !strings.HasPrefix(name, "web-run-") {
 		t.Errorf("it is called %q", name)
 	}
-	if got, want := s.states(), "db-1=started kept=stopped web-1=started web-2=started "+name+"=started"; got != want {
+	if got, want := s.states(), "db-1=running kept=exited web-1=running web-2=running "+name+"=running"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	s.must("exec", "web", "true")
@@ -56,7 +56,7 @@ volumes: {data: {size: 16MiB}}
 	}
 	s.must("stop", name)
 	s.must("start")
-	if e := s.instances()[name]; e.State.String() != "stopped" {
+	if e := s.instances()[name]; e.State != "exited" {
 		t.Errorf("start brought %s back: %s", name, e.State)
 	}
 	for _, wrong := range [][]string{{"run"}, {"run", "nobody"}, {"run", "--rm", "-d", "web"}, {"run", "-e", "=x", "web"}, {"run", "-v", "a:b:c:d", "web"}, {"run", "--instance", "kept", "web"}} {
@@ -103,7 +103,7 @@ containers:
 	if got := p.status(); got != 0 {
 		t.Errorf("status %d", got)
 	}
-	if got := s.states(); got != "left=started" {
+	if got := s.states(); got != "left=running" {
 		t.Errorf("after it: %s", got)
 	}
 }

@@ -15,7 +15,7 @@ func TestHello(t *testing.T) {
 	}
 	s := scenario(t, string(file))
 	s.must("up", "-d")
-	if got, want := s.states(), "client-1=started prepare-1=stopped server-1=started worker-1=started worker-2=started"; got != want {
+	if got, want := s.states(), "client-1=running prepare-1=exited server-1=running worker-1=running worker-2=running"; got != want {
 		t.Errorf("states %s, want %s", got, want)
 	}
 	before := s.instances()
@@ -120,13 +120,13 @@ func TestChainWithAFailure(t *testing.T) {
 		t.Errorf("status %d", r.code)
 	}
 	contains(t, "summary", r.err, "2 started, 1 failed, 2 skipped", "because b-1 failed", "/no/such/program")
-	if got := s.states(); !strings.Contains(got, "a-1=started") || !strings.Contains(got, "e-1=started") || !strings.Contains(got, "b-1=errored") {
+	if got := s.states(); !strings.Contains(got, "a-1=running") || !strings.Contains(got, "e-1=running") || !strings.Contains(got, "b-1=errored") {
 		t.Errorf("states %s", got)
 	}
 	before := s.instances()
 	s.write(strings.Replace(chain, "%s", `sleep, "3600"`, 1))
 	s.must("up", "-d")
-	if got, want := s.states(), "a-1=started b-1=started c-1=started d-1=started e-1=started"; got != want {
+	if got, want := s.states(), "a-1=running b-1=running c-1=running d-1=running e-1=running"; got != want {
 		t.Errorf("states %s", got)
 	}
 	after := s.instances()

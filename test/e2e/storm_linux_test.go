@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/filelock"
-	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
@@ -106,8 +105,8 @@ func (x *storm) fault(n int) {
 		name string
 		do   func()
 	}{
-		{"shim", func() { x.kill(func(i state.Instance) int { return i.PID }) }},
-		{"machine", func() { x.kill(func(i state.Instance) int { return x.machineOf(i.PID) }) }},
+		{"shim", func() { x.kill(func(i shown) int { return i.PID }) }},
+		{"machine", func() { x.kill(func(i shown) int { return x.machineOf(i.PID) }) }},
 		{"switch", x.killSwitch},
 		{"command", x.killCommand},
 	}
@@ -117,13 +116,13 @@ func (x *storm) fault(n int) {
 	k.do()
 	x.must("ps")
 	x.must("up", "-d")
-	if got, want := x.states(), "counter-1=started idle-1=started talker-1=started"; got != want {
+	if got, want := x.states(), "counter-1=running idle-1=running talker-1=running"; got != want {
 		x.t.Errorf("after up there is %s, want %s", got, want)
 	}
 }
 
 // kill kills a process of a random instance that runs.
-func (x *storm) kill(which func(state.Instance) int) {
+func (x *storm) kill(which func(shown) int) {
 	all := x.instances()
 	names := slices.Sorted(maps.Keys(all))
 	if len(names) == 0 {

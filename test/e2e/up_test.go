@@ -39,7 +39,7 @@ containers:
 	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 130 || !asked {
 		t.Errorf("up ended with %v; what was written on the way out was shown: %v", err, asked)
 	}
-	if got := s.states(); got != "before-1=stopped web-1=stopped" {
+	if got := s.states(); got != "before-1=exited web-1=exited" {
 		t.Errorf("after up: %s", got)
 	}
 	if e := s.instances()["web-1"].Exit; e == nil || e.Code != 0 || !e.Requested {

@@ -28,7 +28,7 @@ containers:
 volumes: {data: {size: 16MiB}, spare: {size: 16MiB}}
 `)
 	s.must("scale", "web=2")
-	if got, want := s.states(), "db-1=started web-1=started web-2=started"; got != want {
+	if got, want := s.states(), "db-1=running web-1=running web-2=running"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	before := s.instances()
@@ -36,7 +36,7 @@ volumes: {data: {size: 16MiB}, spare: {size: 16MiB}}
 		t.Errorf("%s", r)
 	}
 	s.must("scale", "web=1", "--no-deps")
-	if got, want := s.states(), "db-1=started other-1=started web-1=started"; got != want {
+	if got, want := s.states(), "db-1=running other-1=running web-1=running"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	if now := s.instances(); now["web-1"].PID != before["web-1"].PID || now["db-1"].PID != before["db-1"].PID {
