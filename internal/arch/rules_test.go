@@ -94,6 +94,10 @@ func rooms() map[string]row {
 			"internal/filelock", "internal/image", "internal/kernel", "internal/lifecycle", "internal/logs", "internal/settings", "internal/shim",
 			"internal/shimproto", "internal/state", "internal/store", "internal/wire"}},
 
+		// what a command leaves behind, and which machines it has
+		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/stack", "internal/switchproc"}},
+		"internal/driver":  {imports: []string{"internal/process", "vmm", "vmm/qemu", "vmm/vz"}},
+
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
 			"internal/lifecycle", "internal/logs", "internal/state"}},
@@ -101,9 +105,9 @@ func rooms() map[string]row {
 		// exec speaks.
 		"internal/cli": {imports: []string{"agentproto", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
-			"internal/logs", "internal/shim", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/switchproc",
+			"internal/logs", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/process",
 			"internal/ui", "internal/wire", "internal/settings"}},
-		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
+		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/driver"}},
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},
 		"test/e2e/calls": {prints: true},
