@@ -91,12 +91,19 @@ func rooms() map[string]row {
 
 		// what a command does; the driver of machines is the shim's
 		"internal/stack": {imports: []string{"executor", "planner", "spec", "internal/childenv", "internal/engine", "internal/errs", "internal/event",
-			"internal/filelock", "internal/image", "internal/kernel", "internal/lifecycle", "internal/logs", "internal/settings", "internal/shim",
+			"internal/filelock", "internal/image", "internal/kernel", "internal/journal", "internal/lifecycle", "internal/logs", "internal/settings", "internal/shim",
 			"internal/shimproto", "internal/state", "internal/store", "internal/wire"}},
 
 		// what a command leaves behind, and which machines it has
 		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/stack", "internal/switchproc"}},
 		"internal/driver":  {imports: []string{"internal/process", "vmm", "vmm/qemu", "vmm/vz"}},
+
+		"internal/stack/stacktest": {imports: []string{"internal/image", "internal/kernel", "internal/kernel/kerneltest", "internal/process", "vmm", "vmm/vmmfake"}},
+
+		// Go programs. A helper process of theirs has standard error as its log.
+		".": {prints: true, imports: []string{"planner", "spec", "internal/diag", "internal/driver", "internal/engine", "internal/errs", "internal/event", "internal/journal",
+			"internal/lifecycle", "internal/logs", "internal/process", "internal/shimproto", "internal/stack", "internal/state"}},
+		"vztest": {imports: []string{"."}},
 
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
