@@ -103,7 +103,8 @@ func rooms() map[string]row {
 		// Go programs. A helper process of theirs has standard error as its log.
 		".": {prints: true, imports: []string{"planner", "spec", "internal/diag", "internal/driver", "internal/engine", "internal/errs", "internal/event", "internal/journal",
 			"internal/lifecycle", "internal/logs", "internal/process", "internal/shimproto", "internal/stack", "internal/state"}},
-		"vztest": {imports: []string{"."}},
+		"vztest":               {imports: []string{"."}},
+		"examples/gotest/hits": {prints: true, imports: []string{"."}},
 
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
