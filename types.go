@@ -60,19 +60,19 @@ type Class string
 
 // The classes of errors. Unknown is the class of an error that has none.
 const (
-	Unknown            Class = Class(errs.Unknown)
-	InvalidArgument    Class = Class(errs.InvalidArgument)    // what was asked for is malformed
-	NotFound           Class = Class(errs.NotFound)           // what was named does not exist
-	AlreadyExists      Class = Class(errs.AlreadyExists)      // what was to be created exists
-	FailedPrecondition Class = Class(errs.FailedPrecondition) // it is not possible in the present state
-	PermissionDenied   Class = Class(errs.PermissionDenied)   // the system or a registry refused
-	ResourceExhausted  Class = Class(errs.ResourceExhausted)  // a limit was reached
-	Unavailable        Class = Class(errs.Unavailable)        // the other side is not there
-	DeadlineExceeded   Class = Class(errs.DeadlineExceeded)   // a phase took longer than its limit
-	Canceled           Class = Class(errs.Canceled)           // the caller asked to stop
-	Unsupported        Class = Class(errs.Unsupported)        // this host or release cannot do it
-	DataLoss           Class = Class(errs.DataLoss)           // stored or received bytes are damaged
-	Internal           Class = Class(errs.Internal)           // a bug of vzcompose
+	Unknown            Class = ""
+	InvalidArgument    Class = "invalid argument"    // what was asked for is malformed
+	NotFound           Class = "not found"           // what was named does not exist
+	AlreadyExists      Class = "already exists"      // what was to be created exists
+	FailedPrecondition Class = "failed precondition" // it is not possible in the present state
+	PermissionDenied   Class = "permission denied"   // the system or a registry refused
+	ResourceExhausted  Class = "resource exhausted"  // a limit was reached
+	Unavailable        Class = "unavailable"         // the other side is not there
+	DeadlineExceeded   Class = "deadline exceeded"   // a phase took longer than its limit
+	Canceled           Class = "canceled"            // the caller asked to stop
+	Unsupported        Class = "unsupported"         // this host or release cannot do it
+	DataLoss           Class = "data loss"           // stored or received bytes are damaged
+	Internal           Class = "internal"            // a bug of vzcompose
 )
 
 // ClassOf returns the class of an error.

@@ -1,16 +1,20 @@
 package vzcompose
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/stack/stacktest"
 )
 
@@ -159,5 +163,74 @@ func TestFindings(t *testing.T) {
 	var found Findings
 	if !errors.As(err, &found) || found[0].Line != 2 || !strings.Contains(err.Error(), "stack.yaml:2:") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// The classes are those of the errors, in which a program compares them.
+func TestClasses(t *testing.T) {
+	for class, inner := range map[Class]errs.Class{
+		Unknown: errs.Unknown, InvalidArgument: errs.InvalidArgument, NotFound: errs.NotFound, AlreadyExists: errs.AlreadyExists,
+		FailedPrecondition: errs.FailedPrecondition, PermissionDenied: errs.PermissionDenied, ResourceExhausted: errs.ResourceExhausted,
+		Unavailable: errs.Unavailable, DeadlineExceeded: errs.DeadlineExceeded, Canceled: errs.Canceled, Unsupported: errs.Unsupported,
+		DataLoss: errs.DataLoss, Internal: errs.Internal,
+	} {
+		if string(class) != string(inner) {
+			t.Errorf("%q is not %q", class, inner)
+		}
+	}
+}
+
+// A helper that did not become one must not bring stacks up, which start helpers.
+func TestAHelperOpensNothing(t *testing.T) {
+	cmd := exec.Command(os.Args[0], helper, "unheard-of")
+	var exit *exec.ExitError
+	if err := cmd.Run(); !errors.As(err, &exit) || exit.ExitCode() != 2 {
+		t.Errorf("got %v", err)
+	}
+	args := os.Args
+	t.Cleanup(func() { os.Args = args })
+	os.Args = []string{"program", helper, "shim"}
+	if _, err := Open(Options{Home: t.TempDir()}); ClassOf(err) != FailedPrecondition || !strings.Contains(HintOf(err), "RunHelper") {
+		t.Errorf("got %v, %q", err, HintOf(err))
+	}
+}
+
+// Two that bring the same stack up take turns: one does it, the other finds it done.
+func TestTwoUpsTakeTurns(t *testing.T) {
+	s := loaded(t, shop)
+	started := make(chan string, 8)
+	o := UpOptions{Observer: Observer{Step: func(n Step) {
+		if n.Operation == "start" && n.Status == "done" {
+			started <- n.Subject
+		}
+	}}}
+	var g errgroup.Group
+	for range 2 {
+		g.Go(func() error { return s.Up(t.Context(), o) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if len(started) != 2 {
+		t.Errorf("%d starts", len(started))
+	}
+}
+
+// An up whose context ends takes back what it was starting, and says why it ended.
+func TestAnUpThatIsCanceled(t *testing.T) {
+	s := loaded(t, shop)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("enough")
+	o := UpOptions{Observer: Observer{Step: func(n Step) {
+		if n.Subject == "container/db-1" && n.Operation == "start" && n.Status == "done" {
+			cancel(why)
+		}
+	}}}
+	if err := s.Up(ctx, o); !errors.Is(err, why) {
+		t.Errorf("got %v", err)
+	}
+	all, err := s.Instances(t.Context())
+	if err != nil || slices.ContainsFunc(all, func(i Instance) bool { return i.Container == "web" && i.State == Running }) {
+		t.Errorf("got %+v, %v", all, err)
 	}
 }
