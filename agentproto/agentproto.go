@@ -7,6 +7,9 @@
 // the host's choosing, before or after the call that uses it. The messages are
 // JSON in the frames of internal/wire; docs/agent-protocol.md is the page for
 // readers.
+//
+// It is a part of vzcompose, with types of internal packages in its signatures: other
+// modules use package vzcompose.
 package agentproto
 
 import (

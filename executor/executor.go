@@ -11,6 +11,9 @@
 // running step has one of its own and reports to it. So what a step waits for
 // has an outcome before anything begins because of it, and the events of a plan
 // are one stream, in the order of their times.
+//
+// It is a part of vzcompose, with types of internal packages in its signatures: other
+// modules use package vzcompose.
 package executor
 
 import (

@@ -11,6 +11,9 @@
 //     in its place are there;
 //   - starts go along depends_on, stops against it;
 //   - an instance that is as it is declared gets no step at all.
+//
+// It is a part of vzcompose, with types of internal packages in its signatures: other
+// modules use package vzcompose.
 package planner
 
 import (

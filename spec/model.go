@@ -1,6 +1,9 @@
 // Package spec reads stack files: YAML in, a validated, resolved and normalised
 // Stack out, or findings that say where and what to do. Its I/O is reading the
 // files it is given and checking that named sources exist.
+//
+// It is a part of vzcompose, with types of internal packages in its signatures: other
+// modules use package vzcompose.
 package spec
 
 import (

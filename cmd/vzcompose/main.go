@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/vzcompose/vzcompose/internal/cli"
+	"github.com/vzcompose/vzcompose/internal/driver"
 )
 
 func main() {
@@ -15,6 +16,6 @@ func main() {
 		Stdout:    os.Stdout,
 		Stderr:    os.Stderr,
 		LookupEnv: os.LookupEnv,
-		Driver:    newDriver,
+		Driver:    driver.New,
 	}))
 }

@@ -103,7 +103,7 @@ func reason(pkg, in string) string {
 	case in == "vmm/vmmfake" || strings.HasSuffix(in, "test"):
 		return "fakes and suites are for tests"
 	case under(in, "vmm/qemu") || in == "vmm/vz":
-		return "who boots machines is given a vmm.Driver; only cmd/vzcompose chooses one"
+		return "who boots machines is given a vmm.Driver; only internal/driver chooses one"
 	case in == "spec" || in == "planner":
 		return "what is wanted is decided before, and handed on as a plan or as plain data"
 	case in == "internal/ui" || in == "internal/cli":
@@ -340,8 +340,8 @@ func TestRulesBite(t *testing.T) {
 		{"imports", "internal/shim/x_test.go", `package shim; import _ "` + module + `/vmm/vmmfake"`, ""},
 		{"imports", "tools/x/main.go", `package main; import _ "` + module + `/vmm"`, "tools/x"},
 		{"imports", "internal/store/x.go", `package store; import _ "gopkg.in/yaml.v3"`, "only spec"},
-		{"drivers", "cmd/vzcompose/main.go", `package main; import _ "` + module + `/vmm/vz"`, "for darwin"},
-		{"drivers", "cmd/vzcompose/driver_darwin.go", `package main; import _ "` + module + `/vmm/vz"`, ""},
+		{"drivers", "internal/driver/driver.go", `package driver; import _ "` + module + `/vmm/vz"`, "for darwin"},
+		{"drivers", "internal/driver/driver_darwin.go", `package driver; import _ "` + module + `/vmm/vz"`, ""},
 		{"pure", "planner/x.go", `package planner; import _ "net/http"`, "the network"},
 		{"pure", "planner/x.go", `package planner; import _ "net/netip"`, ""},
 		{"pure", "planner/x.go", `package planner; import t "time"; var _ = t.Now`, "the time is an input"},

@@ -92,8 +92,20 @@ func rooms() map[string]row {
 
 		// what a command does; the driver of machines is the shim's
 		"internal/stack": {imports: []string{"executor", "planner", "spec", "internal/childenv", "internal/engine", "internal/errs", "internal/event",
-			"internal/filelock", "internal/image", "internal/kernel", "internal/lifecycle", "internal/logs", "internal/settings", "internal/shim",
+			"internal/filelock", "internal/image", "internal/kernel", "internal/journal", "internal/lifecycle", "internal/logs", "internal/settings", "internal/shim",
 			"internal/shimproto", "internal/state", "internal/store", "internal/wire"}},
+
+		// what a command leaves behind, and which machines it has
+		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/stack", "internal/switchproc"}},
+		"internal/driver":  {imports: []string{"internal/process", "vmm", "vmm/qemu", "vmm/vz"}},
+
+		"internal/stack/stacktest": {imports: []string{"internal/image", "internal/kernel", "internal/kernel/kerneltest", "internal/process", "vmm", "vmm/vmmfake"}},
+
+		// Go programs. A helper process of theirs has standard error as its log.
+		".": {prints: true, imports: []string{"planner", "spec", "internal/diag", "internal/driver", "internal/engine", "internal/errs", "internal/event", "internal/journal",
+			"internal/lifecycle", "internal/logs", "internal/process", "internal/shimproto", "internal/stack", "internal/state"}},
+		"vztest":               {imports: []string{"."}},
+		"examples/gotest/hits": {prints: true, imports: []string{"."}},
 
 		// the user
 		"internal/ui": {prints: true, imports: []string{"planner", "internal/diag", "internal/errs", "internal/event",
@@ -102,9 +114,9 @@ func rooms() map[string]row {
 		// exec speaks.
 		"internal/cli": {imports: []string{"agentproto", "planner", "schema", "spec", "vmm", "internal/agents", "internal/archive", "internal/diag",
 			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
-			"internal/logs", "internal/shim", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/switchproc",
+			"internal/logs", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/process",
 			"internal/ui", "internal/wire", "internal/settings"}},
-		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/errs", "vmm", "vmm/qemu", "vmm/vz"}},
+		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/driver"}},
 		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
 		"test/e2e":       {},
 		"test/e2e/calls": {prints: true},

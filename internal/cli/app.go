@@ -18,9 +18,9 @@ import (
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/process"
 	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/ui"
-	"github.com/vzcompose/vzcompose/vmm"
 )
 
 // Exit statuses.
@@ -43,17 +43,9 @@ type Deps struct {
 	Stdout, Stderr *os.File
 	LookupEnv      func(string) (string, bool)
 	// Driver makes this system's driver.
-	Driver func(lookup func(string) (string, bool), o DriverOptions) (vmm.Driver, error)
+	Driver process.NewDriver
 	// Events is called with each event of a plan before it is shown; nil: nobody is.
 	Events event.Sink
-}
-
-// DriverOptions are what a driver is told besides the environment.
-type DriverOptions struct {
-	// Templates is the folder for what machines are restored from; "": they boot.
-	Templates string
-	// TemplatesLimit bounds it, in bytes; 0: as the driver likes.
-	TemplatesLimit uint64
 }
 
 // status is an error that only sets the exit status: all has been said.
@@ -64,13 +56,8 @@ func (s status) Error() string { return "" }
 // Main runs the command line and answers the exit status.
 func Main(d Deps) int {
 	if len(d.Args) > 1 {
-		switch d.Args[1] {
-		case stack.ShimCommand:
-			return runShim(d)
-		case stack.SwitchCommand:
-			return runSwitch(d)
-		case stack.FillCommand:
-			return runFill(d)
+		if status, ok := process.Run(d.Args[1], process.Deps{Stdin: d.Stdin, Stderr: d.Stderr, LookupEnv: d.LookupEnv, Driver: d.Driver}); ok {
+			return status
 		}
 	}
 	// A reader that went away is an error of a write: there may be more to do.

@@ -12,6 +12,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/agents"
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/process"
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
@@ -96,7 +97,7 @@ func (a *app) examine(c *cli.Context) []check {
 }
 
 func (a *app) examineDriver(c *cli.Context) []check {
-	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{})
+	driver, err := a.deps.Driver(a.deps.LookupEnv, process.DriverOptions{})
 	if err != nil {
 		return []check{{Name: "machines", Found: err.Error(), Remedy: errs.HintOf(err)}}
 	}

@@ -1,13 +1,9 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -32,9 +28,6 @@ func (a *app) eventsCommand() *cli.Command {
 
 func (a *app) events(c *cli.Context) error {
 	w, err := a.withName(c)
-	if err == nil {
-		err = w.CheckOwner()
-	}
 	if err != nil {
 		return err
 	}
@@ -47,53 +40,30 @@ func (a *app) events(c *cli.Context) error {
 	if o.Until, err = moment(c.String("until")); err != nil {
 		return err
 	}
-	home := w.Folder
-	if err := os.MkdirAll(home.Stacks(), 0o700); err != nil {
-		return err
-	}
-	r, err := journal.Open(home.Journal(w.Name), o)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
 	stop := newInterrupt(c.Context)
 	defer stop.release()
-	err = a.showEvents(stop.drain, r, c.Args().Slice(), c.Bool("json"))
+	names := c.Args().Slice()
+	err = w.History(stop.drain, o, func(e journal.Entry) error {
+		if len(names) > 0 && !slices.Contains(names, e.Name) && !slices.Contains(names, e.Container) {
+			return nil
+		}
+		return a.showEvent(e, c.Bool("json"))
+	}, func(err error) { a.view.Warnf("%v", err) })
 	if stop.asked() {
 		return status(exitInterrupted)
 	}
 	return err
 }
 
-// showEvents shows entries that the names mean, containers or instances, until
-// there are no more or ctx ends.
-func (a *app) showEvents(ctx context.Context, r *journal.Reader, names []string, asJSON bool) error {
-	for {
-		e, err := r.Next(ctx)
-		switch {
-		case errors.Is(err, io.EOF), ctx.Err() != nil:
-			return nil
-		case errs.Is(err, errs.DataLoss):
-			a.view.Warnf("%v", err)
-			continue
-		case err != nil:
-			return err
-		case len(names) > 0 && !slices.Contains(names, e.Name) && !slices.Contains(names, e.Container):
-			continue
-		case asJSON:
-			b, err := json.Marshal(e)
-			if err != nil {
-				return errs.New(errs.Internal, "encode an event: %w", err)
-			}
-			if err := a.view.Result(append(b, '\n')); err != nil {
-				return err
-			}
-		default:
-			if err := a.view.Text(eventLine(e)); err != nil {
-				return err
-			}
-		}
+func (a *app) showEvent(e journal.Entry, asJSON bool) error {
+	if !asJSON {
+		return a.view.Text(eventLine(e))
 	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		return errs.New(errs.Internal, "encode an event: %w", err)
+	}
+	return a.view.Result(append(b, '\n'))
 }
 
 // eventLine is an entry as people read it:

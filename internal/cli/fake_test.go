@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/process"
 	"github.com/vzcompose/vzcompose/vmm"
 	"github.com/vzcompose/vzcompose/vmm/vmmfake"
 )
@@ -52,7 +53,7 @@ func dieAt(text string) event.Sink {
 //   - print TEXT FILE: prints TEXT, then does what until does;
 //   - fill FILE ROOM: once there is HOME/fake/FILE, it writes to a host disk that is
 //     full, until there is HOME/fake/ROOM.
-func newFake(func(string) (string, bool), DriverOptions) (vmm.Driver, error) {
+func newFake(func(string) (string, bool), process.DriverOptions) (vmm.Driver, error) {
 	return vmmfake.New(vmmfake.Options{
 		Boot: func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
 		Ready: func(ctx context.Context, m *vmmfake.Machine) error {

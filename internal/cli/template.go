@@ -16,6 +16,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/engine"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
+	"github.com/vzcompose/vzcompose/internal/process"
 	"github.com/vzcompose/vzcompose/internal/settings"
 	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -36,7 +37,7 @@ func (a *app) templateCommand() *cli.Command {
 
 // templater is the driver, where it keeps templates.
 func (a *app) templater(h *stack.Home) (vmm.Templater, error) {
-	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{Templates: h.Folder.Templates(), TemplatesLimit: h.Settings.Templates.Limit})
+	driver, err := a.deps.Driver(a.deps.LookupEnv, process.DriverOptions{Templates: h.Folder.Templates(), TemplatesLimit: h.Settings.Templates.Limit})
 	if err != nil {
 		return nil, err
 	}

@@ -61,7 +61,7 @@ func (s *Stack) Refill(ctx context.Context) error {
 	defer func() { _ = stdin.Close() }() // the child has its own
 	args := s.command(FillCommand)
 	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Stdin, cmd.Stderr, cmd.Dir, cmd.Env = stdin, said, "/", childenv.List()
+	cmd.Stdin, cmd.Stderr, cmd.Dir, cmd.Env = stdin, said, "/", append(childenv.List(), "VZCOMPOSE_HOME="+s.Folder.Dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("fill the pool: %w", err)

@@ -1,9 +1,8 @@
-package cli
+package process
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -32,15 +31,7 @@ func sayInto(l shim.Launch) error {
 	return errors.Join(dup(int(f.Fd()), 2), f.Close())
 }
 
-// runShim looks after one instance until it has ended.
-func runShim(d Deps) int {
-	if err := beShim(d); err != nil {
-		fmt.Fprintln(d.Stderr, err) // the file that whoever started it reads
-		return exitFailed
-	}
-	return exitDone
-}
-
+// beShim looks after one instance until it has ended.
 func beShim(d Deps) error {
 	ready := os.NewFile(readyFD, "ready")
 	if ready == nil {

@@ -1,26 +1,18 @@
-package cli
+package process
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
 
+	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/switchproc"
 )
 
-// runSwitch carries a stack's networks until nobody is on them.
-func runSwitch(d Deps) int {
-	if err := beSwitch(d); err != nil {
-		fmt.Fprintln(d.Stderr, err) // the file that whoever started it named
-		return exitFailed
-	}
-	return exitDone
-}
-
+// beSwitch carries a stack's networks until nobody is on them.
 func beSwitch(d Deps) error {
 	ready := os.NewFile(switchproc.ReadyFD, "ready")
 	if ready == nil {
@@ -40,18 +32,14 @@ func beSwitch(d Deps) error {
 	}))
 }
 
-// runFill fills the pool of machines.
-func runFill(d Deps) int {
+// beFill fills the pool of machines.
+func beFill(d Deps) error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	h, err := (&app{deps: d}).open()
-	if err == nil {
-		err = h.Fill(ctx, d.Stdin)
-	}
+	h, err := stack.Open(stack.Options{LookupEnv: d.LookupEnv})
 	if err != nil {
-		fmt.Fprintln(d.Stderr, err)
-		return exitFailed
+		return err
 	}
-	return exitDone
+	return h.Fill(ctx, d.Stdin)
 }
