@@ -77,7 +77,11 @@ func Main(d Deps) int {
 	app := &app{deps: d}
 	cmd := app.command()
 	checked(cmd.Commands)
-	err := cmd.RunContext(context.Background(), permute(cmd, d.Args))
+	args := permute(cmd, d.Args)
+	if len(d.Args) > 1 && d.Args[len(d.Args)-1] == completing {
+		args = toComplete(cmd, d.Args)
+	}
+	err := cmd.RunContext(context.Background(), args)
 	return app.exit(err)
 }
 
