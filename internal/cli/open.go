@@ -22,6 +22,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/spec"
+	"github.com/vzcompose/vzcompose/vmm"
 )
 
 // house is the home folder, opened.
@@ -55,9 +56,21 @@ func (a *app) open() (*house, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find vzcompose itself: %w", err)
 	}
-	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels,
+	h.engine = engine.New(engine.Options{Home: home, Images: h.images, Kernels: h.kernels, Probe: a.probe,
 		Shim: []string{self, shimCommand}, Switch: []string{self, switchCommand}, CPUs: runtime.NumCPU(), LookupEnv: a.deps.LookupEnv, Cold: h.cold != "", Held: shim.Held, TemplatesLimit: h.settings.Templates.Limit})
 	return h, nil
+}
+
+// probe returns what keeps this host from running machines.
+func (a *app) probe() error {
+	driver, err := a.deps.Driver(a.deps.LookupEnv, DriverOptions{})
+	if err != nil {
+		return err
+	}
+	if p, ok := driver.(vmm.Prober); ok {
+		return p.Probe()
+	}
+	return nil
 }
 
 // whyCold says why every machine is to boot, "" where it is not: the flag leads,
