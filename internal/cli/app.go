@@ -272,7 +272,8 @@ func (a *app) before(c *cli.Context) error {
 }
 
 func (a *app) newView(mode string, noColor bool) *ui.UI {
-	return ui.New(ui.Options{Out: a.deps.Stdout, Err: a.deps.Stderr, Mode: mode, NoColor: noColor})
+	term, _ := a.deps.LookupEnv("TERM")
+	return ui.New(ui.Options{Out: a.deps.Stdout, Err: a.deps.Stderr, Mode: mode, NoColor: noColor, Dumb: term == "dumb"})
 }
 
 var version = "unknown" // set by the linker

@@ -42,7 +42,7 @@ func (a *app) doctor(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := a.view.Result(append(b, '\n')); err != nil {
+		if err := a.view.JSON(append(b, '\n')); err != nil {
 			return err
 		}
 	} else {

@@ -85,7 +85,7 @@ func (a *app) showEvents(ctx context.Context, r *journal.Reader, names []string,
 			if err != nil {
 				return errs.New(errs.Internal, "encode an event: %w", err)
 			}
-			if err := a.view.Result(append(b, '\n')); err != nil {
+			if err := a.view.JSON(append(b, '\n')); err != nil {
 				return err
 			}
 		default:

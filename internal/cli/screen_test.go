@@ -134,6 +134,13 @@ func TestScreenInterruptedWhileFollowing(t *testing.T) {
 	x.shows(`^web-1 +\| ready`)
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 4 steps
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 web-1  started  T
 db-1  | ready
@@ -149,6 +156,13 @@ func TestScreenInterruptedWhileStarting(t *testing.T) {
 	x.shows(`^web-1 +starting machine`)
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 4 steps
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 web-1  interrupted  T
 1 started, 1 interrupted
@@ -164,6 +178,13 @@ func TestScreenInterruptedTwice(t *testing.T) {
 	x.shows(`^web-1 +stopped`)
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 4 steps
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 web-1  started  T
 db-1  | ready
@@ -194,6 +215,15 @@ func TestScreenInterruptedPull(t *testing.T) {
 	began := time.Now()
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 5 steps
+images
+  + pull  127.0.0.1:P/far:1  image 127.0.0.1:P/far:1 is not here
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 image 127.0.0.1:P/far:1  interrupted  T
 1 started, 1 not begun

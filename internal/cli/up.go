@@ -217,6 +217,9 @@ func (a *app) convergeLocked(c *cli.Context, w *work, stop *interrupt, dry bool,
 	if err := w.Check(stop.kill, plan, world); err != nil {
 		return executor.Report{}, plan, err
 	}
+	if c.Command.Name == "up" {
+		a.view.Preview(plan, world)
+	}
 	report, err := a.execute(c, w, stop, plan)
 	return report, plan, err
 }
