@@ -86,7 +86,7 @@ func (a *app) examine(c *cli.Context) []check {
 		add("home", "", err)
 		return all
 	}
-	add("home", h.home.Dir, nil)
+	add("home", h.home.Dir, h.home.CheckWritable())
 	add("runtime", h.home.Runtime, h.home.MakeRuntime())
 	h.home.RemoveRuntime()
 	k, err := h.kernels.Default(c.Context, runtime.GOARCH)
