@@ -111,7 +111,7 @@ func Open(o Options) (*Home, error) {
 		}
 		program = []string{self, helper}
 	}
-	h, err := stack.Open(stack.Options{LookupEnv: lookup, Program: program, Cold: o.Cold})
+	h, err := stack.Open(stack.Options{LookupEnv: lookup, Program: program, Cold: o.Cold, Probe: process.Probe(driver.New, lookup)})
 	if err != nil {
 		return nil, err
 	}

@@ -445,7 +445,7 @@ func ParsePortToken(token string) (protocol string, port int, ok bool) {
 	return protocol, port, err == nil && port >= 1 && port <= 65535
 }
 
-// Unrelay ends a relay; connections that it carries go on. Twice is fine.
+// Unrelay ends a relay, and the connections that it carries. Twice is fine.
 type Unrelay struct {
 	ID string `json:"id"`
 }

@@ -274,6 +274,12 @@ type Template struct {
 	Problem string    `json:"problem"` // why it is of no use; "": it is sound as far as was looked
 }
 
+// Prober is the optional ability of a driver to report at once, without starting
+// anything, what keeps it from running machines on this host.
+type Prober interface {
+	Probe() error
+}
+
 // Describer is the optional ability of a driver to say what it found on this
 // host. It is for `vzcompose doctor`.
 type Describer interface {

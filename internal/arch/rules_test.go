@@ -29,6 +29,7 @@ func rooms() map[string]row {
 		"internal/seccomp":   {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 		"internal/durable":   {},
+		"internal/docs":      {},
 		"internal/regular":   {imports: []string{"internal/errs"}},
 		"internal/childenv":  {},
 

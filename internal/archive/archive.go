@@ -177,14 +177,18 @@ type Options struct {
 
 // Unpack takes a tar in, below root. Files are replaced, directories merged; a
 // directory does not replace a file, nor a file a directory. Devices and pipes
-// are errs.Unsupported. What was taken in before an error stays.
+// are errs.Unsupported. What was taken in before an error stays, as the tar has it;
+// of the file that it broke at nothing does.
 func Unpack(ctx context.Context, r io.Reader, root *os.Root, o Options) error {
 	u := &unpacker{root: root, o: o}
-	t := tar.NewReader(&reading{ctx, r})
+	return errors.Join(u.entries(tar.NewReader(&reading{ctx, r})), u.finish())
+}
+
+func (u *unpacker) entries(t *tar.Reader) error {
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			break
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("read the tar: %w", err)
@@ -193,15 +197,18 @@ func Unpack(ctx context.Context, r io.Reader, root *os.Root, o Options) error {
 			return err
 		}
 	}
-	// Last, as each change in a directory changes its time, and one that may not
-	// be written to can still be filled.
+}
+
+// finish gives directories their modes and times, whatever became of what is in them.
+// Last, as each change in a directory changes its time, and one that may not be
+// written to can still be filled.
+func (u *unpacker) finish() error {
+	var all []error
 	for i := len(u.dirs) - 1; i >= 0; i-- {
 		d := u.dirs[i]
-		if err := errors.Join(root.Chmod(d.name, d.mode), root.Chtimes(d.name, d.time, d.time)); err != nil {
-			return err
-		}
+		all = append(all, u.root.Chmod(d.name, d.mode), u.root.Chtimes(d.name, d.time, d.time))
 	}
-	return nil
+	return errors.Join(all...)
 }
 
 type unpacker struct {
@@ -303,7 +310,10 @@ func (u *unpacker) file(name string, mode fs.FileMode, content io.Reader) error 
 		return err
 	}
 	_, err = io.Copy(f, content)
-	return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, u.root.Remove(name))
+	}
+	return err
 }
 
 func (u *unpacker) dir(name string, h *tar.Header) error {

@@ -172,3 +172,41 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+// What a copy that fails leaves has the modes of the tar, and no half of a file.
+func TestUnpackBrokenOff(t *testing.T) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Name: "d/", Typeflag: tar.TypeDir, Mode: 0o755},
+		{Name: "d/whole", Typeflag: tar.TypeReg, Mode: 0o644, Size: 4},
+		{Name: "d/half", Typeflag: tar.TypeReg, Mode: 0o644, Size: 4},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size > 0 && h.Name != "d/half" {
+			_, _ = w.Write([]byte("text"))
+			_ = w.Flush()
+		}
+	}
+	b.WriteString("te")
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := Unpack(t.Context(), &b, root, Options{}); err == nil {
+		t.Error("it did not fail")
+	}
+	if info, err := os.Stat(filepath.Join(dir, "d")); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the folder: %v, %v", info, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "d/whole")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "d/half")); !os.IsNotExist(err) {
+		t.Errorf("half a file: %v", err)
+	}
+}

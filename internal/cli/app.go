@@ -65,7 +65,11 @@ func Main(d Deps) int {
 	app := &app{deps: d}
 	cmd := app.command()
 	checked(cmd.Commands)
-	err := cmd.RunContext(context.Background(), permute(cmd, d.Args))
+	args := permute(cmd, d.Args)
+	if len(d.Args) > 1 && d.Args[len(d.Args)-1] == completing {
+		args = toComplete(cmd, d.Args)
+	}
+	err := cmd.RunContext(context.Background(), args)
 	return app.exit(err)
 }
 
@@ -74,6 +78,8 @@ type app struct {
 	deps Deps
 	view *ui.UI // set once the global flags are read
 	cold bool   // machines are to boot
+	// preview: the plan is shown before it is carried out, on a terminal.
+	preview bool
 	// adopt: a stack of another project directory becomes that of this one.
 	adopt bool
 }
@@ -263,7 +269,8 @@ func (a *app) before(c *cli.Context) error {
 }
 
 func (a *app) newView(mode string, noColor bool) *ui.UI {
-	return ui.New(ui.Options{Out: a.deps.Stdout, Err: a.deps.Stderr, Mode: mode, NoColor: noColor})
+	term, _ := a.deps.LookupEnv("TERM")
+	return ui.New(ui.Options{Out: a.deps.Stdout, Err: a.deps.Stderr, Mode: mode, NoColor: noColor, Dumb: term == "dumb"})
 }
 
 var version = "unknown" // set by the linker

@@ -62,7 +62,7 @@ func TestExit(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer said.Close()
-			a := &app{deps: Deps{Stdin: null, Stdout: out, Stderr: said}}
+			a := &app{deps: Deps{LookupEnv: os.LookupEnv, Stdin: null, Stdout: out, Stderr: said}}
 			if got := a.exit(c.err); got != c.want {
 				t.Errorf("status %d, want %d", got, c.want)
 			}

@@ -59,19 +59,26 @@ func arity(usage string) (least, most int) {
 }
 
 // permute moves a command's flags before its arguments, as people type them
-// behind: `vzcompose logs web -f`. It goes as far as the command that exec runs,
-// whose flags are not ours, and as "--".
+// behind: `vzcompose logs web -f`; and the global flags before the command, unless the
+// command has one of that name itself: `vzcompose up -f stack.yaml`. It goes as far as
+// the command that exec runs, whose flags are not ours, and as "--".
 func permute(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
-	out := []string{args[0]}
-	rest := args[1:]
+	global, own, rest := args[:1:1], []string{}, args[1:]
 	flags, commands, name := app.Flags, app.Commands, ""
+	flag := func() int { // moves the flag at the front of rest, if there is one
+		among, to := flags, &own
+		if name == "" || !has(flags, rest[0]) && has(app.Flags, rest[0]) {
+			among, to = app.Flags, &global
+		}
+		n := flagWords(among, rest)
+		*to, rest = append(*to, rest[:n]...), rest[n:]
+		return n
+	}
 	for len(rest) > 0 { // the words up to the command, and those of subcommands
-		n := flagWords(flags, rest)
-		if n > 0 {
-			out, rest = append(out, rest[:n]...), rest[n:]
+		if flag() > 0 {
 			continue
 		}
 		c := find(commands, rest[0])
@@ -79,25 +86,50 @@ func permute(app *cli.App, args []string) []string {
 			break
 		}
 		name = c.Name
-		out, rest = append(out, rest[0]), rest[1:]
+		own, rest = append(own, rest[0]), rest[1:]
 		flags, commands = c.Flags, c.Subcommands
 	}
-	if name == "" {
-		return append(out, rest...)
-	}
 	var words []string
-	for len(rest) > 0 {
-		n := flagWords(flags, rest)
-		switch {
-		case rest[0] == "--", n == 0 && (name == "exec" || name == "run"):
-			return slices.Concat(out, words, rest)
-		case n > 0:
-			out, rest = append(out, rest[:n]...), rest[n:]
-		default:
-			words, rest = append(words, rest[0]), rest[1:]
+	for len(rest) > 0 && name != "" {
+		if rest[0] == "--" {
+			break
 		}
+		if flag() > 0 {
+			continue
+		}
+		if name == "exec" || name == "run" {
+			break
+		}
+		words, rest = append(words, rest[0]), rest[1:]
 	}
-	return append(out, words...)
+	return slices.Concat(global, own, words, rest)
+}
+
+// completing is what the library asks for suggestions with.
+const completing = "--generate-bash-completion"
+
+// toComplete returns the command line of which the last word is to be completed: its
+// commands alone. The library breaks on a flag that is not written to its end, and
+// carries the command out where there is a "--".
+func toComplete(app *cli.App, args []string) []string {
+	out, commands, flags := args[:1:1], app.Commands, app.Flags
+	for rest := args[1 : len(args)-1]; len(rest) > 1; { // the last word is not at its end
+		if n := flagWords(flags, rest); n > 0 {
+			rest = rest[n:]
+			continue
+		}
+		if c := find(commands, rest[0]); c != nil {
+			out, commands, flags = append(out, rest[0]), c.Subcommands, c.Flags
+		}
+		rest = rest[1:]
+	}
+	return append(out, completing)
+}
+
+// has reports whether the flag that a word is, is one of flags.
+func has(flags []cli.Flag, word string) bool {
+	name, _, _ := strings.Cut(strings.TrimLeft(word, "-"), "=")
+	return slices.ContainsFunc(flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), name) })
 }
 
 func find(commands []*cli.Command, name string) *cli.Command {

@@ -43,7 +43,7 @@ func (a *app) doctor(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := a.view.Result(append(b, '\n')); err != nil {
+		if err := a.view.JSON(append(b, '\n')); err != nil {
 			return err
 		}
 	} else {
@@ -87,7 +87,7 @@ func (a *app) examine(c *cli.Context) []check {
 		add("home", "", err)
 		return all
 	}
-	add("home", h.Folder.Dir, nil)
+	add("home", h.Folder.Dir, h.Folder.CheckWritable())
 	add("runtime", h.Folder.Runtime, h.Folder.MakeRuntime())
 	h.Folder.RemoveRuntime()
 	k, err := h.Kernels.Default(c.Context, runtime.GOARCH)

@@ -72,7 +72,7 @@ func (a *app) plan(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := a.view.Result(append(b, '\n')); err != nil {
+		if err := a.view.JSON(append(b, '\n')); err != nil {
 			return err
 		}
 	} else {

@@ -63,7 +63,7 @@ func (a *app) showEvent(e journal.Entry, asJSON bool) error {
 	if err != nil {
 		return errs.New(errs.Internal, "encode an event: %w", err)
 	}
-	return a.view.Result(append(b, '\n'))
+	return a.view.JSON(append(b, '\n'))
 }
 
 // eventLine is an entry as people read it:

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/process"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -53,7 +54,10 @@ func dieAt(text string) event.Sink {
 //   - print TEXT FILE: prints TEXT, then does what until does;
 //   - fill FILE ROOM: once there is HOME/fake/FILE, it writes to a host disk that is
 //     full, until there is HOME/fake/ROOM.
-func newFake(func(string) (string, bool), process.DriverOptions) (vmm.Driver, error) {
+func newFake(lookup func(string) (string, bool), _ process.DriverOptions) (vmm.Driver, error) {
+	if why, ok := lookup("FAKE_NO_MACHINES"); ok {
+		return nil, errs.WithHint(errs.New(errs.Unavailable, "%s", why), "install it")
+	}
 	return vmmfake.New(vmmfake.Options{
 		Boot: func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
 		Ready: func(ctx context.Context, m *vmmfake.Machine) error {

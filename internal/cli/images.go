@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -76,7 +77,7 @@ func (a *app) imagePull(c *cli.Context) error {
 	}
 	done()
 	if err != nil {
-		return err
+		return fmt.Errorf("pull %s: %w", c.Args().First(), err)
 	}
 	a.view.Printf("%s\n", img.Digest)
 	return nil

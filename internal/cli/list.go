@@ -236,13 +236,13 @@ func (a *app) config(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.view.Result(b)
+		return a.view.JSON(b)
 	case c.String("format") == "yaml":
 		b, err := s.YAML()
 		if err != nil {
 			return err
 		}
-		return a.view.Result(b)
+		return a.view.YAML(b)
 	default:
 		return usage("--format %s: it is yaml or json", c.String("format"))
 	}
@@ -255,6 +255,6 @@ func (a *app) config(c *cli.Context) error {
 func (a *app) schemaCommand() *cli.Command {
 	return &cli.Command{
 		Name: "schema", Usage: "the JSON schema of the stack file",
-		Action: func(*cli.Context) error { return a.view.Result(schema.JSON()) },
+		Action: func(*cli.Context) error { return a.view.JSON(schema.JSON()) },
 	}
 }

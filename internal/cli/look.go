@@ -141,6 +141,7 @@ func (a *app) stats(c *cli.Context) error {
 	stop := newInterrupt(c.Context)
 	defer stop.release()
 	ask := func(ctx context.Context, s *shimproto.Client) (agentproto.Stats, error) { return s.Stats(ctx) }
+	board := a.view.Board()
 	_, before, err := measured(a, c, ask)
 	if err != nil {
 		return err
@@ -168,7 +169,7 @@ func (a *app) stats(c *cli.Context) error {
 			t.add(s, i.Name, i.Name, fmt.Sprintf("%.2f", s.CPUs), ui.Bytes(int64(s.Memory)), ui.Bytes(int64(s.MemoryLimit)), fmt.Sprint(s.Processes),
 				ui.Bytes(int64(s.BlockRead)), ui.Bytes(int64(s.BlockWritten)), ui.Bytes(int64(received)), ui.Bytes(int64(sent)), ui.Bytes(int64(s.WritableUsed)), fmt.Sprint(s.OOMKills))
 		}
-		if err := a.show(c, t); err != nil || c.Bool("no-stream") {
+		if err := board.Show(ui.Table{Header: t.header, Rows: t.rows}, c.String("format")); err != nil || c.Bool("no-stream") {
 			return err
 		}
 		before = now

@@ -73,5 +73,5 @@ func (a *app) networkInspect(c *cli.Context) error {
 	if err != nil {
 		return errs.New(errs.Internal, "encode networks: %w", err)
 	}
-	return a.view.Result(append(b, '\n'))
+	return a.view.JSON(append(b, '\n'))
 }

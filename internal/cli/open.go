@@ -8,13 +8,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/vzcompose/vzcompose/internal/engine"
+	"github.com/vzcompose/vzcompose/internal/process"
 	"github.com/vzcompose/vzcompose/internal/stack"
 	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
 func (a *app) open() (*stack.Home, error) {
-	return stack.Open(stack.Options{LookupEnv: a.deps.LookupEnv, Cold: a.cold})
+	return stack.Open(stack.Options{LookupEnv: a.deps.LookupEnv, Cold: a.cold, Probe: process.Probe(a.deps.Driver, a.deps.LookupEnv)})
 }
 
 // maxStdin bounds a stack file on standard input, in bytes.

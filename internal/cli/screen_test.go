@@ -137,6 +137,13 @@ func TestScreenInterruptedWhileFollowing(t *testing.T) {
 	x.shows(`^web-1 +\| ready`)
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 4 steps
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 web-1  started  T
 db-1  | ready
@@ -152,6 +159,13 @@ func TestScreenInterruptedWhileStarting(t *testing.T) {
 	x.shows(`^web-1 +starting machine`)
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 4 steps
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 web-1  interrupted  T
 1 started, 1 interrupted
@@ -167,6 +181,13 @@ func TestScreenInterruptedTwice(t *testing.T) {
 	x.shows(`^web-1 +stopped`)
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 4 steps
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 web-1  started  T
 db-1  | ready
@@ -202,6 +223,15 @@ func TestScreenInterruptedPull(t *testing.T) {
 	began := time.Now()
 	x.types(ctrlC)
 	x.ends(130, `
+shop: 5 steps
+images
+  + pull  127.0.0.1:P/far:1  image 127.0.0.1:P/far:1 is not here
+db
+  + create  db-1  does not exist
+  + start  db-1  new
+web
+  + create  web-1  does not exist
+  + start  web-1  new
 db-1  started  T
 image 127.0.0.1:P/far:1  interrupted  T
 1 started, 1 not begun

@@ -15,6 +15,10 @@ func (a *app) sink(view *ui.UI) stack.Sink {
 	var progress *ui.Progress // of the plan that is carried out
 	return func(e stack.Event) {
 		switch e := e.(type) {
+		case stack.Decided:
+			if a.preview {
+				view.Preview(e.Plan, e.World)
+			}
 		case stack.Began:
 			progress = view.Progress(e.Plan)
 		case stack.Step:

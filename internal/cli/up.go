@@ -78,7 +78,7 @@ func overridePull(s *spec.Stack, policy string) error {
 }
 
 func (a *app) up(c *cli.Context) error {
-	a.cold = c.Bool("cold")
+	a.cold, a.preview = c.Bool("cold"), true
 	s, err := a.withFile(c, c.Args().Slice()...)
 	if err != nil {
 		return err

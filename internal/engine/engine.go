@@ -43,6 +43,8 @@ type Options struct {
 	// Switch is the command that becomes the switch of a stack; see
 	// internal/switchproc.
 	Switch []string
+	// Probe returns what keeps this host from running machines; nil: a start tells.
+	Probe func() error
 	// CPUs of the host: no machine gets more.
 	CPUs int
 	// Templates is the folder of what machines are restored from; "": the home's.

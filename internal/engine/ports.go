@@ -15,9 +15,12 @@ import (
 	"github.com/vzcompose/vzcompose/spec"
 )
 
-// Check finds what a plan would take of the host and that somebody has, before
-// anything is done.
+// Check finds what a plan lacks of the host, and what it would take of it and that
+// somebody has, before anything is done.
 func (s *Stack) Check(ctx context.Context, plan *planner.Plan, world state.World) error {
+	if err := s.checkHost(ctx, plan); err != nil {
+		return err
+	}
 	return errors.Join(s.checkPorts(ctx, plan, world), s.checkDisks(plan))
 }
 

@@ -148,11 +148,17 @@ func TestWorkingDirectory(t *testing.T) {
 	cwd := func(dir string) func(*agentproto.Start) {
 		return func(s *agentproto.Start) { s.Process.Cwd = dir }
 	}
-	for dir, want := range map[string]string{"/made/for/init": "/made/for/init\n", "/made/for/exec": "/made/for/exec\n", "/tmp/../etc": "/etc\n"} {
+	for dir, want := range map[string]string{"/made/for/init": "/made/for/init\n", "/tmp/../etc": "/etc\n"} {
 		r, err := b.exec(cwd(dir), "pwd")
 		if err != nil || r.out != want {
 			t.Errorf("%s: %+v %v", dir, r, err)
 		}
+	}
+	if _, err := b.exec(cwd("/made/for/exec"), "pwd"); !errs.Is(err, errs.InvalidArgument) || !strings.Contains(err.Error(), "no directory /made/for/exec") {
+		t.Errorf("a directory that is not there: %v", err)
+	}
+	if r, err := b.exec(cwd("/"), "ls", "/made/for"); err != nil || r.out != "init\n" {
+		t.Errorf("it was made all the same: %+v, %v", r, err)
 	}
 	for fd := range 12 { // no descriptor of ours leads out
 		if r, err := b.exec(cwd("/proc/self/fd/"+string(rune('0'+fd))), "pwd"); err == nil {

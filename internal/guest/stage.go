@@ -67,7 +67,7 @@ func (h *handed) carryOut() error {
 	if o.Container != nil {
 		err = o.Container.enter(o.Process.Cwd)
 	} else {
-		err = joinContainer(h[slotInit], o.Process.Cwd)
+		err = joinContainer(h[slotInit])
 	}
 	if err != nil {
 		return err
@@ -76,9 +76,9 @@ func (h *handed) carryOut() error {
 }
 
 // joinContainer enters the namespaces of the container's first process, of which
-// init is a pidfd; that of pids is ours already. The working directory is made
-// if missing.
-func joinContainer(init int, cwd string) error {
+// init is a pidfd; that of pids is ours already. It makes no directory: a working
+// directory that the container does not have is a mistake of who named it.
+func joinContainer(init int) error {
 	// A thread that shares its root and directory may not change its mounts.
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unshare the filesystem attributes: %w", err)
@@ -87,12 +87,7 @@ func joinContainer(init int, cwd string) error {
 	if err := unix.Setns(init, ns); err != nil {
 		return errs.New(errs.FailedPrecondition, "join the container: %w", err)
 	}
-	root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open the container's root: %w", err)
-	}
-	defer func() { _ = unix.Close(root) }()
-	return makeCwd(inRoot{root}, cwd)
+	return nil
 }
 
 func makeCwd(root inRoot, cwd string) error {

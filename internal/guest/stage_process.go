@@ -193,6 +193,9 @@ func (p *processOrders) resolveUser(read func() (database, error)) error {
 
 func (p *processOrders) enterCwd() error {
 	if err := unix.Chdir(p.Cwd); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return errs.New(errs.InvalidArgument, "no directory %s in the container", p.Cwd)
+		}
 		return errs.New(errs.InvalidArgument, "working directory %s: %w", p.Cwd, err)
 	}
 	// A symlink into /proc may lead out of the container's mounts. The kernel

@@ -46,7 +46,7 @@ func (s *Store) Pull(ctx context.Context, ref, platform string, progress func(Pr
 	}
 	img, target, err := p.run(ctx)
 	if err != nil {
-		return Image{}, fmt.Errorf("pull %s: %w", parsed, registryError(err, parsed.domain))
+		return Image{}, registryError(err, parsed.domain)
 	}
 	return s.record(ctx, img, target)
 }

@@ -31,6 +31,21 @@ type DriverOptions struct {
 	TemplatesLimit uint64
 }
 
+// Probe returns a function that returns what keeps this host from running machines,
+// with the driver of newDriver; nil where nothing does.
+func Probe(newDriver NewDriver, lookup func(string) (string, bool)) func() error {
+	return func() error {
+		d, err := newDriver(lookup, DriverOptions{})
+		if err != nil {
+			return err
+		}
+		if p, ok := d.(vmm.Prober); ok {
+			return p.Probe()
+		}
+		return nil
+	}
+}
+
 // Run is the process that a command of internal/stack names, until its end, and returns
 // its exit status. Where command names none, ok is false.
 func Run(command string, d Deps) (status int, ok bool) {

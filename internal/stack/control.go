@@ -134,6 +134,7 @@ func (s *Stack) convergeLocked(c Control, compute func(state.World) (*planner.Pl
 	if err := s.Check(c.Kill, r.plan, world); err != nil {
 		return r, err
 	}
+	c.Events(Decided{r.plan, world})
 	r.report, err = s.execute(c, r.plan)
 	return r, err
 }

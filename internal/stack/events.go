@@ -36,6 +36,11 @@ type (
 		Plan  *planner.Plan
 		World state.World
 	}
+	// Decided is a plan that is about to be carried out, and what it was made from.
+	Decided struct {
+		Plan  *planner.Plan
+		World state.World
+	}
 	// Began says that a plan is carried out.
 	Began struct{ Plan *planner.Plan }
 	// Step is progress of a step of it.
@@ -88,6 +93,7 @@ func (Warned) isEvent()      {}
 func (Renamed) isEvent()     {}
 func (Claimed) isEvent()     {}
 func (Planned) isEvent()     {}
+func (Decided) isEvent()     {}
 func (Began) isEvent()       {}
 func (Step) isEvent()        {}
 func (Ended) isEvent()       {}

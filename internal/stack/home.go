@@ -37,6 +37,8 @@ type Options struct {
 	Program []string
 	// Cold boots every machine and restores none.
 	Cold bool
+	// Probe returns what keeps this host from running machines; nil: a start tells.
+	Probe func() error
 }
 
 // Home is the home folder, opened.
@@ -76,7 +78,7 @@ func Open(o Options) (*Home, error) {
 		}
 		h.program = []string{self}
 	}
-	h.Engine = engine.New(engine.Options{Home: folder, Images: h.Images, Kernels: h.Kernels,
+	h.Engine = engine.New(engine.Options{Home: folder, Images: h.Images, Kernels: h.Kernels, Probe: o.Probe,
 		Shim: h.command(ShimCommand), Switch: h.command(SwitchCommand), CPUs: runtime.NumCPU(), LookupEnv: o.LookupEnv,
 		Cold: h.Cold != "", Held: shim.Held, TemplatesLimit: h.Settings.Templates.Limit})
 	return h, nil

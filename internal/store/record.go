@@ -196,7 +196,7 @@ type State struct {
 	PID      int             `json:"pid"`             // of the shim; for people
 	Ports    []state.Port    `json:"ports,omitempty"` // that are open
 	// Origin is how the machine of the last start came to be: "booted",
-	// "restored" or "pooled"; "" where its driver does not tell.
+	// "restored", "prepared" or "pooled"; "" where its driver does not tell.
 	Origin string  `json:"origin,omitempty"`
 	Phases []Phase `json:"phases,omitempty"`
 	// VsockCID is the context ID of the machine's virtual sockets; 0 where it has

@@ -54,16 +54,16 @@ func flatten(err error) []error {
 }
 
 func parts(err error) []error {
-	var multi *multierror.Error
 	if err == nil {
 		return nil
 	}
-	if !errors.As(err, &multi) || len(multi.Errors) == 0 {
+	several, text := joined(err)
+	if len(several) == 0 {
 		return []error{err}
 	}
-	before, ok := strings.CutSuffix(err.Error(), multi.Error())
+	before, ok := strings.CutSuffix(err.Error(), text)
 	var all []error
-	for _, part := range multi.Errors {
+	for _, part := range several {
 		for _, e := range parts(part) {
 			if ok && before != "" {
 				e = &prefixed{before, e}
@@ -72,6 +72,23 @@ func parts(err error) []error {
 		}
 	}
 	return all
+}
+
+// joined returns the errors that err, or the first that it wraps, stands for, and
+// that one's text. One that is made of several in a sentence is one error.
+func joined(err error) (several []error, text string) {
+	for ; err != nil; err = errors.Unwrap(err) {
+		switch e := err.(type) {
+		case *multierror.Error:
+			return e.Errors, e.Error()
+		case interface{ Unwrap() []error }:
+			if several = e.Unwrap(); err.Error() == errors.Join(several...).Error() {
+				return several, err.Error()
+			}
+			return nil, ""
+		}
+	}
+	return nil, ""
 }
 
 type prefixed struct {

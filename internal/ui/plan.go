@@ -12,10 +12,29 @@ import (
 // it does and why. world is what the plan was made from.
 func (u *UI) Plan(p *planner.Plan, world state.World) { u.Printf("%s", u.plan(p, world, u.colorOut)) }
 
-// Preview is Plan beside the result: what is about to be done.
+// maxPreview is how many steps are shown one by one before they are done.
+const maxPreview = 30
+
+// Preview shows on a terminal what is about to be done, beside the result: how much
+// of what, where it has many steps. Elsewhere the progress has the causes.
 func (u *UI) Preview(p *planner.Plan, world state.World) {
-	if u.mode != Quiet && u.mode != JSON {
+	switch {
+	case u.mode != TTY:
+	case len(p.Steps) <= maxPreview:
 		u.errText(u.plan(p, world, u.colorErr))
+	default:
+		var verbs []string
+		n := map[string]int{}
+		for _, s := range p.Steps {
+			v := s.Op.Verb()
+			if n[v]++; n[v] == 1 {
+				verbs = append(verbs, v)
+			}
+		}
+		for i, v := range verbs {
+			verbs[i] = fmt.Sprintf("%d %s", n[v], visible(v))
+		}
+		u.errText(fmt.Sprintf("%s: %s: %s\n", visible(p.Stack), count(len(p.Steps), "step"), strings.Join(verbs, ", ")))
 	}
 }
 

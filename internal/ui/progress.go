@@ -176,10 +176,8 @@ func plainText(e event.Event) string {
 	switch {
 	case e.Status == event.Done:
 		return done
-	case e.Status == event.Failed && e.Err != nil:
-		return "failed: " + visible(e.Err.Error())
 	case e.Status == event.Failed:
-		return "failed"
+		return "failed" // why is in the summary, once
 	case e.Status == event.Skipped && !strings.HasPrefix(e.Cause, "because "):
 		return "" // an interrupt: the summary counts what was not begun
 	case e.Status == event.Skipped:
@@ -188,6 +186,8 @@ func plainText(e event.Event) string {
 		return "interrupted"
 	case e.Status == event.Running && e.Phase != "":
 		return visible(e.Phase)
+	case e.Status == event.Running && e.Cause != "":
+		return doing + " (" + visible(e.Cause) + ")"
 	case e.Status == event.Running:
 		return doing
 	}

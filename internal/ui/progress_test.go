@@ -57,15 +57,16 @@ func show(t *testing.T, mode string, rows int) string {
 
 func TestPlainProgress(t *testing.T) {
 	expect(t, show(t, Plain, 0), `
-  0.2s  image busybox  pulling
-  0.6s  web-1  stopping
+  0.2s  image busybox  pulling (not present)
+  0.4s  image busybox  pulling
+  0.6s  web-1  stopping (memory 512MiB → 1GiB)
   0.8s  image busybox  pulled
   1.0s  web-1  stopped
-  1.2s  db-1  creating
+  1.2s  db-1  creating (new)
   1.4s  db-1  created
-  1.6s  db-1  starting
+  1.6s  db-1  starting (new)
   1.8s  db-1  booting kernel
-  2.2s  db-1  failed: start container/db-1: the machine ended
+  2.2s  db-1  failed
   2.4s  db-1  skipped (because db-1 failed)
 `)
 }

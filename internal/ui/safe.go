@@ -130,21 +130,28 @@ func appendJSON(b []byte, v any) []byte {
 		line.Write(appendQuoted(nil, err.Error()))
 		line.WriteString("}\n")
 	}
-	s := bytes.TrimSuffix(line.Bytes(), []byte("\n"))
-	for len(s) > 0 {
-		r, size := utf8.DecodeRune(s)
+	return append(appendDocument(b, bytes.TrimSuffix(line.Bytes(), []byte("\n")), false), '\n')
+}
+
+// appendDocument appends JSON or YAML in which what a terminal would act on, or be
+// led astray by, is escaped as it is in these: it stands in quotes there.
+func appendDocument(b, doc []byte, yaml bool) []byte {
+	for len(doc) > 0 {
+		r, size := utf8.DecodeRune(doc)
 		switch {
-		case unicode.IsPrint(r):
-			b = append(b, s[:size]...)
+		case unicode.IsPrint(r), r == '\n':
+			b = append(b, doc[:size]...)
 		case r < 0x10000:
 			b = fmt.Appendf(b, `\u%04x`, r)
+		case yaml:
+			b = fmt.Appendf(b, `\U%08x`, r)
 		default:
 			hi, lo := utf16.EncodeRune(r)
 			b = fmt.Appendf(b, `\u%04x\u%04x`, hi, lo)
 		}
-		s = s[size:]
+		doc = doc[size:]
 	}
-	return append(b, '\n')
+	return b
 }
 
 // appendQuoted appends s as a JSON string.

@@ -113,8 +113,13 @@ func (s *screen) liftLocked() string {
 	}
 	s.shown = false
 	columns, _ := s.dimensions()
+	return lift(s.block, columns)
+}
+
+// lift returns what erases lines above the cursor, at a width.
+func lift(lines []string, columns int) string {
 	n := 0
-	for _, line := range s.block {
+	for _, line := range lines {
 		n += max(1, (width(stripSGR(line))+columns-1)/columns)
 	}
 	return fmt.Sprintf("\r\x1b[%dA\x1b[J", n)

@@ -46,6 +46,35 @@ func (u *UI) Table(t Table, format string, ids bool) error {
 	return u.template(t, format)
 }
 
+// Board shows a table that changes: on a terminal in the place of the one before,
+// elsewhere below it.
+type Board struct {
+	u     *UI
+	shown []string
+}
+
+// Board returns an empty one.
+func (u *UI) Board() *Board { return &Board{u: u} }
+
+// Show is Table, without ids. Of a terminal it takes as many lines as that has.
+func (b *Board) Show(t Table, format string) error {
+	if !b.u.redraws || format != "" && format != "table" {
+		return b.u.Table(t, format, false)
+	}
+	columns, rows := b.u.screen.dimensions()
+	text := ""
+	if len(b.shown) > 0 {
+		text = lift(b.shown, columns)
+	}
+	b.shown = nil
+	for line := range strings.Lines(t.String()) {
+		if len(b.shown) < rows-1 {
+			b.shown = append(b.shown, cut(strings.TrimSuffix(line, "\n"), columns-1))
+		}
+	}
+	return b.u.Result([]byte(text + strings.Join(b.shown, "\n") + "\n"))
+}
+
 func (u *UI) template(t Table, format string) error {
 	tmpl, err := template.New("format").Option("missingkey=error").Funcs(template.FuncMap{
 		"json": func(v any) string { return strings.TrimSuffix(string(appendJSON(nil, v)), "\n") },

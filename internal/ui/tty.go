@@ -78,10 +78,7 @@ func (l *live) final(r *row, e event.Event) {
 	r.now = nil
 	r.left--
 	text := plainText(e)
-	switch {
-	case e.Status == event.Failed:
-		text = "failed" // why is in the summary, once
-	case e.Status == event.Done && r.left > 0:
+	if e.Status == event.Done && r.left > 0 {
 		return
 	}
 	r.ended = true

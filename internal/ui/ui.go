@@ -35,6 +35,8 @@ type Options struct {
 	// refuses it before.
 	Mode    string
 	NoColor bool
+	// Dumb: the terminal knows no control sequences (TERM=dumb).
+	Dumb bool
 	// Size of the terminal in cells; nil asks the system about Err. 0, 0 where
 	// it is not known.
 	Size func() (columns, rows int)
@@ -47,6 +49,7 @@ type UI struct {
 	mode               string
 	screen             *screen
 	colorOut, colorErr bool
+	redraws            bool // standard output is a terminal that can
 
 	mu       sync.Mutex // guards the following
 	progress []*Progress
@@ -61,7 +64,8 @@ func New(o Options) *UI {
 		o.Size = func() (int, int) { return sizeOf(o.Err) }
 	}
 	s := &screen{out: o.Out, err: o.Err, outTTY: o.IsTerminal(o.Out), errTTY: o.IsTerminal(o.Err), size: o.Size}
-	u := &UI{mode: o.Mode, screen: s, colorOut: s.outTTY && !o.NoColor, colorErr: s.errTTY && !o.NoColor}
+	o.NoColor = o.NoColor || o.Dumb
+	u := &UI{mode: o.Mode, screen: s, colorOut: s.outTTY && !o.NoColor, colorErr: s.errTTY && !o.NoColor, redraws: s.outTTY && !o.Dumb}
 	switch o.Mode {
 	case TTY:
 		// Asked for, it is drawn even where we do not see a terminal.
@@ -70,7 +74,7 @@ func New(o Options) *UI {
 	case Plain, JSON, Quiet:
 	default:
 		u.mode = Plain
-		if s.errTTY {
+		if s.errTTY && !o.Dumb {
 			u.mode = TTY
 		}
 	}
@@ -105,8 +109,12 @@ func sizeOf(w io.Writer) (columns, rows int) {
 	return columns, rows
 }
 
-// Result writes bytes that are the result as they are: a plan's JSON, a schema.
+// Result writes bytes that are the result as they are.
 func (u *UI) Result(b []byte) error { return u.screen.writeOut(b) }
+
+// JSON writes a JSON document as a result, and YAML one of YAML.
+func (u *UI) JSON(doc []byte) error { return u.Result(appendDocument(nil, doc, false)) }
+func (u *UI) YAML(doc []byte) error { return u.Result(appendDocument(nil, doc, true)) }
 
 // Text writes lines of text as a result. On a terminal they are made safe.
 func (u *UI) Text(s string) error {

@@ -123,6 +123,8 @@ func TestErrorsAreToldOnceEach(t *testing.T) {
 	u.Error(fmt.Errorf("up: %w", multierror.Append(nil, one, one, fmt.Errorf("web-1: %w", multierror.Append(nil, errors.New("a\nerror: forged"), errors.New("b"))))))
 	u.Error(fmt.Errorf("read stack: %w", diag.Findings{{Position: diag.Position{File: "a.yaml"}, Message: "is empty"}}))
 	u.Error(nil)
+	u.Error(fmt.Errorf("kill: %w", errors.Join(one, errors.New("c"), one)))
+	u.Error(fmt.Errorf("the sum: %w (and %w)", errors.New("d"), errors.New("e")))
 	c.ui("json", false, false).Error(errs.As(errs.NotFound, one))
 	expect(t, c.err.String(), `
 error: up: boot: no kernel
@@ -131,6 +133,10 @@ error: up: web-1: a
     error: forged
 error: up: web-1: b
 a.yaml: is empty
+error: kill: boot: no kernel
+  hint: run vzcompose doctor
+error: kill: c
+error: the sum: d (and e)
 {"error":{"message":"boot: no kernel","class":"not found","hint":"run vzcompose doctor"}}
 `)
 }

@@ -57,8 +57,13 @@ func TestConformProcess(t *testing.T) {
 		s.must("exec", "box", "sh", "-c", "mkdir /own; cp /bin/busybox /own/hostname; ln -s /bin/busybox /own/mine; printf '#!/bin/sh\necho mine' >/own/hello; chmod +x /own/hello")
 		s.vz("exec", "-e", "PATH=/own:/bin", "box", "hello").want(t, 0, "mine\n")
 	})
-	behave(t, 6, "a missing working directory is made", func(t *testing.T) {
-		s.vz("exec", "-w", "/made/up", "box", "pwd").want(t, 0, "/made/up\n")
+	behave(t, 6, "a missing working directory of a container is made; for a further process it is an error", func(t *testing.T) {
+		s.vz("run", "--rm", "-w", "/made/up", "box", "pwd").want(t, 0, "/made/up\n")
+		r := s.vz("exec", "-w", "/made/up", "box", "pwd")
+		if r.code != 125 || !strings.Contains(r.err, "no directory /made/up in the container") {
+			t.Errorf("exec in a directory that is not there: %s", r)
+		}
+		s.vz("exec", "box", "ls", "-d", "/made").want(t, 1, "")
 	})
 	behave(t, 7, "standard input: sizes, pauses, its end, a reader that stops early", func(t *testing.T) {
 		for _, n := range []int{0, 1, 128 << 10, 10 << 20} {

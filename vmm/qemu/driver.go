@@ -46,6 +46,7 @@ type Driver struct{ o Options }
 var (
 	_ vmm.Driver    = (*Driver)(nil)
 	_ vmm.Describer = (*Driver)(nil)
+	_ vmm.Prober    = (*Driver)(nil)
 	_ vmm.Templater = (*Driver)(nil)
 	_ vmm.Preparer  = (*Driver)(nil)
 )
@@ -80,16 +81,21 @@ func (d *Driver) find() (string, error) {
 	return path, nil
 }
 
-// Check answers what this driver cannot do of cfg.
-func (d *Driver) Check(cfg *vmm.Config) error {
-	if err := cfg.Check(); err != nil {
-		return err
-	}
+// Probe returns what keeps this host from running machines.
+func (d *Driver) Probe() error {
 	if _, err := d.find(); err != nil {
 		return err
 	}
 	_, err := chooseAcceleration(d.o.Acceleration, probeKVM)
 	return err
+}
+
+// Check answers what this driver cannot do of cfg.
+func (d *Driver) Check(cfg *vmm.Config) error {
+	if err := cfg.Check(); err != nil {
+		return err
+	}
+	return d.Probe()
 }
 
 // Boot makes a machine: from its template, which is made if it is missing, or by

@@ -1,0 +1,31 @@
+package agentproto
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/vzcompose/vzcompose/internal/docs"
+)
+
+// The page has the methods that the server answers, and no others.
+func TestDocumentedMethods(t *testing.T) {
+	rows, err := docs.Table("..", "agent-protocol.md", "## Calls", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told, want []string
+	for _, r := range rows {
+		told = append(told, docs.Words(r[0])...)
+	}
+	for m := range NewServer(noAgent{}, "", nil, nil).Methods {
+		want = append(want, m)
+	}
+	slices.Sort(told)
+	slices.Sort(want)
+	if !slices.Equal(told, want) {
+		t.Errorf("the page has %v, the code %v", told, want)
+	}
+}
+
+// noAgent is an agent that nobody calls.
+type noAgent struct{ Agent }
