@@ -199,7 +199,7 @@ func TestConformTerminal(t *testing.T) {
 			t.Error("the terminal is not raw meanwhile")
 		}
 		kill9(t, s.instances()["box-1"].PID)
-		if got := p.status(); got != 1 {
+		if got := p.status(); got != 125 {
 			t.Errorf("status %d", got)
 		}
 		p.sees("connection to the instance is lost")
