@@ -14,6 +14,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/process"
+	"github.com/vzcompose/vzcompose/internal/stack/stacktest"
 	"github.com/vzcompose/vzcompose/vmm"
 	"github.com/vzcompose/vzcompose/vmm/vmmfake"
 )
@@ -64,7 +65,7 @@ func newFake(lookup func(string) (string, bool), _ process.DriverOptions) (vmm.D
 			cfg := m.Config()
 			return atPoint(ctx, &cfg, "ready")
 		},
-		Programs: map[string]vmmfake.Program{"until": until, "serve": serve, "fill": fillDisk, "print": func(ctx context.Context, p *vmmfake.Process) int {
+		Programs: map[string]vmmfake.Program{"until": until, "serve": stacktest.Serve, "fill": fillDisk, "print": func(ctx context.Context, p *vmmfake.Process) int {
 			fmt.Fprintln(p.Stdout, p.Args[1])
 			p.Args = p.Args[1:]
 			return until(ctx, p)
@@ -127,18 +128,6 @@ func fillDisk(ctx context.Context, p *vmmfake.Process) int {
 			p.Machine.Free()
 			<-ctx.Done()
 		}
-	}
-	return 0
-}
-
-func serve(ctx context.Context, p *vmmfake.Process) int {
-	const sigTerm = 15
-	ended := p.Trap(sigTerm)
-	fmt.Fprintln(p.Stdout, "ready")
-	select {
-	case <-ended:
-		fmt.Fprintln(p.Stdout, "bye")
-	case <-ctx.Done():
 	}
 	return 0
 }

@@ -56,10 +56,11 @@ func Home(t testing.TB) string {
 // NewDriver returns a driver of machines in memory. Beside vmmfake's own programs there
 // is serve, which prints "ready", and "bye" when it is stopped.
 func NewDriver(func(string) (string, bool), process.DriverOptions) (vmm.Driver, error) {
-	return vmmfake.New(vmmfake.Options{Programs: map[string]vmmfake.Program{"serve": serve}}), nil
+	return vmmfake.New(vmmfake.Options{Programs: map[string]vmmfake.Program{"serve": Serve}}), nil
 }
 
-func serve(ctx context.Context, p *vmmfake.Process) int {
+// Serve is that program.
+func Serve(ctx context.Context, p *vmmfake.Process) int {
 	const sigTerm = 15
 	ended := p.Trap(sigTerm)
 	fmt.Fprintln(p.Stdout, "ready")
