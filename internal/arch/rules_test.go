@@ -83,7 +83,7 @@ func rooms() map[string]row {
 		// It is the machine's main program: its stderr is the console.
 		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/accept", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "internal/regular", "agentproto", "relay", "internal/accept", "internal/errs", "internal/journal", "internal/lifecycle",
-			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire", "internal/durable"}},
+			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire", "internal/durable", "internal/childenv"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
 		"internal/settings": {imports: []string{"spec", "internal/regular", "internal/errs"}},
 		"internal/engine": {imports: []string{"executor", "internal/regular", "planner", "spec", "vmm", "agentproto", "internal/agents",

@@ -49,9 +49,6 @@ func (a *app) runCommand() *cli.Command {
 
 func (a *app) run(c *cli.Context) error {
 	args := c.Args().Slice()
-	if c.Bool("rm") && c.Bool("detach") {
-		return errs.WithHint(usage("--rm and -d exclude each other: nobody is there to remove it"), "vzcompose rm removes it afterwards")
-	}
 	keys, err := parseKeys(c.String("detach-keys"))
 	if err != nil {
 		return err
@@ -70,7 +67,7 @@ func (a *app) run(c *cli.Context) error {
 	}
 	stop := newInterrupt(c.Context)
 	defer stop.release()
-	o := stack.RunOptions{Container: args[0], Instance: name, NoDeps: c.Bool("no-deps"), Ports: c.Bool("service-ports")}
+	o := stack.RunOptions{Container: args[0], Instance: name, NoDeps: c.Bool("no-deps"), Ports: c.Bool("service-ports"), Remove: c.Bool("rm")}
 	if c.Bool("detach") {
 		if err := w.Run(c.Context, a.control(c, stop), o); err != nil {
 			return startStatus(err, name)
@@ -136,6 +133,8 @@ func (a *app) runAttached(c *cli.Context, w *stack.Stack, stop *interrupt, o sta
 	err = a.stay(c.Context, at, true, keys)
 	switch {
 	case err == nil:
+	case errors.Is(err, errDetached):
+		return errors.Join(err, at.Shim.Detach(c.Context, ""))
 	case a.unsaid(err) == nil: // nobody reads what it was made to say
 		if err := w.Stop(c.Context, o.Instance, nil); err != nil {
 			return err
@@ -154,7 +153,12 @@ func (a *app) removeOneOff(c *cli.Context, w *stack.Stack, name string) error {
 	quiet := a.newView(ui.Quiet, true)
 	defer quiet.Close()
 	control := a.control(c, stop)
-	control.Events = a.sink(quiet)
+	sink := a.sink(quiet)
+	control.Events = func(e stack.Event) {
+		if _, nothing := e.(stack.Planned); !nothing { // it is gone already
+			sink(e)
+		}
+	}
 	return w.RemoveOneOff(c.Context, control, name)
 }
 

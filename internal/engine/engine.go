@@ -43,6 +43,9 @@ type Options struct {
 	// Switch is the command that becomes the switch of a stack; see
 	// internal/switchproc.
 	Switch []string
+	// Remove is the command that removes a one-off whose command is gone: it reads a
+	// store.RemoveOrder from its standard input.
+	Remove []string
 	// Probe returns what keeps this host from running machines; nil: a start tells.
 	Probe func() error
 	// CPUs of the host: no machine gets more.
@@ -92,6 +95,8 @@ type Stack struct {
 	// Grace replaces the declared time between stop signal and SIGKILL; nil: as
 	// declared.
 	Grace *time.Duration
+	// AutoRemove is the instance that is removed when it has ended; "": none.
+	AutoRemove string
 	// Kill, where it ends, has a start that is being taken back killed; nil: never.
 	Kill context.Context
 	// WaitLimit bounds how long a step waits for an instance to be up

@@ -162,6 +162,9 @@ func (s *Stack) spawnShim(ctx context.Context, name string) error {
 		return err
 	}
 	l.Attended = name == s.Attended
+	if name == s.AutoRemove {
+		l.Remove = s.o.Remove
+	}
 	if taken, err := s.takeSpare(ctx, l); taken || err != nil {
 		return err
 	}

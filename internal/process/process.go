@@ -49,7 +49,7 @@ func Probe(newDriver NewDriver, lookup func(string) (string, bool)) func() error
 // Run is the process that a command of internal/stack names, until its end, and returns
 // its exit status. Where command names none, ok is false.
 func Run(command string, d Deps) (status int, ok bool) {
-	be, ok := map[string]func(Deps) error{stack.ShimCommand: beShim, stack.SwitchCommand: beSwitch, stack.FillCommand: beFill}[command]
+	be, ok := map[string]func(Deps) error{stack.ShimCommand: beShim, stack.SwitchCommand: beSwitch, stack.FillCommand: beFill, stack.RemoveCommand: beRemove}[command]
 	if !ok {
 		return 0, false
 	}

@@ -225,8 +225,12 @@ func (h handler) Wait(ctx context.Context, p shimproto.Wait) (agentproto.Exit, e
 	return h.s.execs.wait(ctx, e)
 }
 
-// Detach lets an exec go on when the connection ends that started it.
+// Detach lets an exec, or a one-off, go on when the connection ends that started it.
 func (h handler) Detach(_ context.Context, p shimproto.Detach) (shimproto.Empty, error) {
+	if p.ID == "" {
+		h.s.oneOff.detach()
+		return shimproto.Empty{}, nil
+	}
 	e, err := h.s.execs.find(p.ID)
 	if err == nil {
 		h.s.execs.disown(e)

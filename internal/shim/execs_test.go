@@ -90,7 +90,7 @@ func TestChecksAreForgotten(t *testing.T) {
 func TestExecWhoseReaderGoesAway(t *testing.T) {
 	r := newRig(t, vmmfake.Options{}, "sleep", "infinity")
 	c, _, m := r.started()
-	id, _, out, errOut := exec(t, c, "yes")
+	id, _, out, errOut := execute(t, c, "yes")
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "y\n" || err != nil {
 		t.Errorf("got %q, %v", line, err)
 	}
@@ -120,7 +120,7 @@ func TestExecWhoseCommandGoesAway(t *testing.T) {
 	}), "sleep", "infinity")
 	_, _, m := r.started()
 	gone, _ := r.client()
-	_, in, out, errOut := exec(t, gone, "prog")
+	_, in, out, errOut := execute(t, gone, "prog")
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestExecThatIsDetached(t *testing.T) {
 	}), "sleep", "infinity")
 	_, _, m := r.started()
 	gone, _ := r.client()
-	id, in, out, errOut := exec(t, gone, "prog")
+	id, in, out, errOut := execute(t, gone, "prog")
 	if err := gone.Detach(t.Context(), id); err != nil {
 		t.Error(err)
 	}

@@ -93,6 +93,7 @@ type shim struct {
 	ports  ports
 
 	connected connected
+	oneOff    oneOff
 	carried   chan struct{}  // has an element for each connection of a port or a relay
 	hookErr   error          // of a hook before the stop; the loop's
 	notes     []string       // of the shim itself; the loop's
@@ -194,7 +195,7 @@ func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (
 	}
 	ready()
 	s.serve(socket, terminate)
-	return nil
+	return s.removeLater()
 }
 
 // listenTries is how often the folder of sockets may vanish beneath us.
@@ -309,6 +310,7 @@ func (s *shim) finish(e lifecycle.Event, exit *state.Exit, cause string, stopErr
 		s.tell("")
 	}
 	s.stopErr = errors.Join(stopErr, s.saveLast())
+	s.oneOff.conclude()
 	close(s.final)
 }
 

@@ -218,8 +218,8 @@ func TestSilentConnectionDoesNotHoldUpTheEnd(t *testing.T) {
 	}
 }
 
-// exec starts a process with three streams.
-func exec(t *testing.T, c *shimproto.Client, args ...string) (id string, in, out, errOut *wire.Stream) {
+// execute starts a process with three streams.
+func execute(t *testing.T, c *shimproto.Client, args ...string) (id string, in, out, errOut *wire.Stream) {
 	t.Helper()
 	var all [3]*wire.Stream
 	for i, token := range []string{"i", "o", "e"} {
@@ -241,7 +241,7 @@ func exec(t *testing.T, c *shimproto.Client, args ...string) (id string, in, out
 func TestExecWithThreeStreams(t *testing.T) {
 	r := newRig(t, vmmfake.Options{}, "sleep", "infinity")
 	c, _, m := r.started()
-	id, in, out, errOut := exec(t, c, "cat")
+	id, in, out, errOut := execute(t, c, "cat")
 	p := m.Process(id)
 	if p.User != "web" || p.Dir != "/tmp" || len(p.Env) != 3 || p.Env[1] != "B=3" || p.Env[2] != "C=4" {
 		t.Errorf("it is run as %q in %q with %q", p.User, p.Dir, p.Env)

@@ -287,6 +287,7 @@ func (h handler) Attach(ctx context.Context, p shimproto.Attach) (shimproto.Atta
 	case in != nil:
 		s.tasks.Go(func() { s.input.copyFrom(s.ctx, in, p.EndStdin) })
 	}
+	s.own(ctx)
 	s.attend()
 	return a, nil
 }

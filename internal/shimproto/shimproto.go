@@ -127,7 +127,8 @@ type Wait struct {
 	ID string `json:"id"`
 }
 
-// Detach names an exec that goes on when the connection ends that asked for it.
+// Detach names an exec that goes on when the connection ends that asked for it; ""
+// is the container's own process, where the instance is removed at its end.
 type Detach struct {
 	ID string `json:"id"`
 }
@@ -243,7 +244,8 @@ func (c *Client) Wait(ctx context.Context, id string) (e agentproto.Exit, err er
 	return e, err
 }
 
-// Detach lets an exec go on when this connection ends.
+// Detach lets an exec, or with "" the container's own process, go on when this
+// connection ends.
 func (c *Client) Detach(ctx context.Context, id string) error {
 	return c.c.Call(ctx, MethodDetach, Detach{ID: id}, nil)
 }

@@ -25,6 +25,7 @@ const (
 	ShimCommand   = "shim"
 	SwitchCommand = "switch"
 	FillCommand   = "fill-pool"
+	RemoveCommand = "remove-ended"
 )
 
 // Options of a home folder.
@@ -32,8 +33,8 @@ type Options struct {
 	// LookupEnv returns variables of the environment: where the home folder is, and
 	// what secrets and secret files are named after.
 	LookupEnv func(string) (string, bool)
-	// Program is the command line to which ShimCommand, SwitchCommand and
-	// FillCommand are appended; nil: this executable.
+	// Program is the command line to which one of these commands is appended; nil:
+	// this executable.
 	Program []string
 	// Cold boots every machine and restores none.
 	Cold bool
@@ -79,7 +80,7 @@ func Open(o Options) (*Home, error) {
 		h.program = []string{self}
 	}
 	h.Engine = engine.New(engine.Options{Home: folder, Images: h.Images, Kernels: h.Kernels, Probe: o.Probe,
-		Shim: h.command(ShimCommand), Switch: h.command(SwitchCommand), CPUs: runtime.NumCPU(), LookupEnv: o.LookupEnv,
+		Shim: h.command(ShimCommand), Switch: h.command(SwitchCommand), Remove: h.command(RemoveCommand), CPUs: runtime.NumCPU(), LookupEnv: o.LookupEnv,
 		Cold: h.Cold != "", Held: shim.Held, TemplatesLimit: h.Settings.Templates.Limit})
 	return h, nil
 }

@@ -14,6 +14,7 @@ type RunOptions struct {
 	Container string
 	Instance  string // its name
 	NoDeps    bool   // leave what the container depends on alone
+	Remove    bool   // remove the instance when it has ended, also where its caller is gone by then
 	Ports     bool   // with the ports and sockets of the host that the container declares
 }
 
@@ -21,6 +22,9 @@ type RunOptions struct {
 // depends on.
 func (s *Stack) Run(ctx context.Context, c Control, o RunOptions) error {
 	c = c.in(ctx, s)
+	if o.Remove {
+		s.AutoRemove = o.Instance
+	}
 	if !o.Ports {
 		ct := s.Declared.Containers[o.Container]
 		ct.Sockets, ct.Ports = nil, nil

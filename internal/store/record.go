@@ -167,6 +167,9 @@ type Launch struct {
 	Switch []string `json:"switch,omitempty"`
 	// Attended: its process waits until somebody is attached to it.
 	Attended bool `json:"attended,omitempty"`
+	// Remove is the command that removes the instance once it has ended and the
+	// command that it was made for is gone; nil: the instance stays.
+	Remove []string `json:"remove,omitempty"`
 	// Env are the variables that the instance's files come from, by name. They are
 	// passed on, and never written down.
 	Env map[string]string `json:"env,omitempty"`
@@ -178,6 +181,13 @@ type Launch struct {
 	// TemplatesLimit its bound in bytes.
 	Templates      string `json:"templates"`
 	TemplatesLimit uint64 `json:"templates_limit"`
+}
+
+// RemoveOrder names the instance that the command of Launch.Remove removes, on its
+// standard input.
+type RemoveOrder struct {
+	Stack    string `json:"stack"`
+	Instance string `json:"instance"`
 }
 
 // State is what an instance is: state.json. Its shim alone writes it.
