@@ -47,7 +47,7 @@ test: unit e2e ## unit tests with -race, then end-to-end tests in real machines
 # own in it: the detector only makes them slow. What they run has its own tests.
 .PHONY: unit
 unit: agents ## unit tests with -race
-	go test -race -timeout 10m $$(go list ./... | grep -v -e /test/e2e -e /internal/cli$$)
+	go test -race -timeout 10m $$(go list ./... | grep -v -e /test/e2e -e '/internal/cli$$')
 	go test -timeout 10m ./internal/cli
 
 .PHONY: conformance
