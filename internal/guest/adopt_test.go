@@ -184,17 +184,17 @@ func TestSignalGroup(t *testing.T) {
 	if _, err := io.ReadFull(ours, line); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.signalGroup(c, unix.SIGHUP); err != nil {
+	if err := r.signalGroup(c, unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	<-c.reaped
-	if c.status.Signal() != unix.SIGHUP {
+	if c.status.Signal() != unix.SIGTERM {
 		t.Errorf("it ended with %s", describe(c.status))
 	}
 	if n, err := ours.Read(line); err != io.EOF { // sleep has it open too
 		t.Errorf("what it has started lives: read %d bytes, %v", n, err)
 	}
-	if err := r.signalGroup(c, unix.SIGHUP); err != unix.ESRCH {
+	if err := r.signalGroup(c, unix.SIGTERM); err != unix.ESRCH {
 		t.Errorf("signal to the reaped: %v", err)
 	}
 }
