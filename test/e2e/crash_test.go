@@ -24,7 +24,7 @@ func TestKilledProcesses(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("a-1 is on its way", func() bool { return strings.Contains(s.states(), "a-1=booting") })
+	s.eventually("a-1 is on its way", func() bool { return strings.Contains(s.states(), "a-1=starting") })
 	kill9(t, cmd.Process.Pid)
 	_ = cmd.Wait() // it was killed
 	s.eventually("a-1 comes up without the command", func() bool { return strings.Contains(s.states(), "a-1=running") })
