@@ -38,7 +38,7 @@ func TestExec(t *testing.T) {
 		{name: "user by name", args: []string{"-u", "nobody", "box", "id", "-u"}, out: "65534\n"},
 		{name: "unknown uid", args: []string{"-u", "4711:12", "box", "sh", "-c", "id -u; id -g"}, out: "4711\n12\n"},
 		{name: "environment", args: []string{"-e", "A=b c", "box", "sh", "-c", "echo $A $HOME"}, out: "b c /root\n"},
-		{name: "a folder that is not there", args: []string{"-w", "/made/up", "box", "pwd"}, out: "/made/up\n"},
+		{name: "a directory", args: []string{"-w", "/var/www", "box", "pwd"}, out: "/var/www\n"},
 		{name: "cgroup", args: []string{"box", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max"}, out: "134217728\n100000 100000\n"},
 		{name: "namespaces", args: []string{"box", "sh", "-c", "hostname; cat /proc/1/comm"}, out: "box-1\nsleep\n"},
 		{name: "no right to mount", args: []string{"box", "sh", "-c", "mount -t tmpfs none /tmp 2>/dev/null || echo denied"}, out: "denied\n"},

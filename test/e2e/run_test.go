@@ -59,7 +59,7 @@ volumes: {data: {size: 16MiB}}
 	if e := s.instances()[name]; e.State != "exited" {
 		t.Errorf("start brought %s back: %s", name, e.State)
 	}
-	for _, wrong := range [][]string{{"run"}, {"run", "nobody"}, {"run", "--rm", "-d", "web"}, {"run", "-e", "=x", "web"}, {"run", "-v", "a:b:c:d", "web"}, {"run", "--instance", "kept", "web"}} {
+	for _, wrong := range [][]string{{"run"}, {"run", "nobody"}, {"run", "-e", "=x", "web"}, {"run", "-v", "a:b:c:d", "web"}, {"run", "--instance", "kept", "web"}} {
 		if r := s.vz(wrong...); r.code != 2 {
 			t.Errorf("%s", r)
 		}
