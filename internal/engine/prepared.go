@@ -59,7 +59,9 @@ func (s *Stack) prepare(ctx context.Context, want *spec.Stack, container string,
 	if err := os.MkdirAll(pool.o.Home.Instance(spareStack, name), 0o700); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, pool.o.Home.RemoveInstance(spareStack, name)) }()
+	defer func() { // its shim is ready when the machine is saved, and ends then
+		err = errors.Join(err, pool.awaitGone(context.WithoutCancel(ctx), name), pool.o.Home.RemoveInstance(spareStack, name))
+	}()
 	if err := volume.Create(pool.o.Home.Writable(spareStack, name), cmp.Or(rec.Writable, volume.WritableLayer)); err != nil {
 		return err
 	}
