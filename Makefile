@@ -62,7 +62,7 @@ e2e: deps build ## end-to-end tests in real machines: restored ones; then booted
 # A machine that was booted differs from one that was restored in how it comes to
 # be (kernel, console, clock, disks, interfaces, shares, the first process), and
 # in how it is lost. What happens in it after that is the same.
-BOOTED := TestDriver|TestHello|TestKernelOfOneContainer|TestConformDeclared|TestConformDiagnosis|TestConformInit|TestConformLife|TestConformNested|TestConformNetwork|TestConformRunning|TestConformShares|TestConformVsock
+BOOTED := TestHello|TestKernelOfOneContainer|TestConformDeclared|TestConformDiagnosis|TestConformInit|TestConformLife|TestConformNested|TestConformNetwork|TestConformRunning|TestConformShares|TestConformVsock
 
 .PHONY: e2e-booted
 e2e-booted: deps build ## all end-to-end tests in booted machines; for docs/conformance.md

@@ -13,7 +13,7 @@ import (
 	"github.com/vzcompose/vzcompose/planner"
 )
 
-// Observer is told how an up or a down goes. Its functions may be nil, must not block
+// Observer receives the progress of an up or a down. Its functions may be nil, must not block
 // for long, and are called from one goroutine at a time.
 type Observer struct {
 	Step func(Step)        // news of a step of the plan

@@ -1,6 +1,5 @@
-// Package regular opens files that a user names, of which it is not known what they
-// are: to open a pipe that nobody writes to waits for ever, and a device may do
-// anything. Only regular files are opened.
+// Package regular opens files that a user named, and only regular ones. Opening a
+// pipe that nobody writes to blocks for ever, and opening a device may have effects.
 package regular
 
 import (

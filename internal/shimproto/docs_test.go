@@ -7,7 +7,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/docs"
 )
 
-// The page has the methods that the server answers, and no others.
+// The page lists exactly the methods that the server has.
 func TestDocumentedMethods(t *testing.T) {
 	rows, err := docs.Table("../..", "shim-protocol.md", "# The shim's protocol", 0)
 	if err != nil {
