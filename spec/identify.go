@@ -13,7 +13,7 @@ type Identity struct {
 // their names: what else is wrong with them does not matter, so that a mistake in
 // a file keeps nobody from stopping what was brought up by it.
 func Identify(opts Options) Identity {
-	l := &loader{opts: opts, report: newReporter()} // what it finds is of no account
+	l := newLoader(opts) // what it finds is of no account
 	inputs := l.inputs()
 	id := Identity{Files: l.read}
 	if len(inputs) == 0 {
@@ -48,7 +48,7 @@ func Identify(opts Options) Identity {
 	if written != nil {
 		stackKeys().field("name").decode(w, written, (*trail)(nil).key("name"), &f)
 	}
-	id.Name = l.name(f.name, root, dir)
+	id.Name = l.name(f.name, root, dir, w.lookup)
 	if !nameText.MatchString(id.Name) {
 		id.Name = ""
 	}

@@ -74,7 +74,7 @@ func stackKeys() *object[file] {
 				named("secret", originKeys(false).kind()), func(f *file) *map[string]Origin { return &f.secrets }),
 			key("configs", "The configs of the stack, by name.", named("config", originKeys(true).kind()),
 				func(f *file) *map[string]Origin { return &f.configs }),
-			reserved[file]("include", "a stack is one file, or several named with -f"),
+			included(),
 			instead[file]("services", `Compose's "services" are "containers" here`),
 			instead[file]("version", "leave it out"),
 		},
@@ -147,7 +147,7 @@ func rootKeys() []field[declared] {
 }
 
 func processKeys() []field[declared] {
-	environment := textMap(func(w *walker, name string) (string, bool) { return w.lookup(name) })
+	environment := textMap(callerValue)
 	return []field[declared]{
 		key("command", "Replaces the command of the image.", command(),
 			func(c *declared) *[]string { return &c.Command }),
@@ -179,7 +179,7 @@ func processKeys() []field[declared] {
 			func(c *declared) *int { return &c.OOMScoreAdj }),
 		key("read_only", "The root filesystem cannot be written to. Default: false.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.ReadOnly }),
-		key("sysctls", "Settings of the machine's kernel, by name.", textMap(func(*walker, string) (string, bool) { return "", false }),
+		key("sysctls", "Settings of the machine's kernel, by name.", textMap(func(*walker, *node) (string, bool) { return "", false }),
 			func(c *declared) *map[string]string { return &c.Sysctls }),
 		key("stop_signal", "Asks the process to end. Default: what the image says, or SIGTERM.", signal(),
 			func(c *declared) *string { return &c.StopSignal }),
@@ -189,7 +189,7 @@ func processKeys() []field[declared] {
 }
 
 func lifeKeys() []field[declared] {
-	labels := textMap(func(*walker, string) (string, bool) { return "", true })
+	labels := textMap(func(*walker, *node) (string, bool) { return "", true })
 	return []field[declared]{
 		key("depends_on", "What must have come up before.", dependencies(),
 			func(c *declared) *map[string]Dependency { return &c.DependsOn }),
@@ -270,6 +270,7 @@ func envFileKeys() *object[envFile] {
 		fields: []field[envFile]{
 			key("path", "Of the file.", hostPath(), func(f *envFile) *string { return &f.path }),
 			key("required", "false: it may be missing.", boolean(), func(f *envFile) *bool { return &f.required }),
+			key("format", "raw: values are taken as they are, with their quotes and dollar signs.", envFormat(), func(f *envFile) *bool { return &f.raw }),
 		},
 	}
 }

@@ -322,6 +322,12 @@ type Options struct {
 	// Named containers are in the stack whatever their profiles, with what they
 	// cannot be without. One that there is not is ignored.
 	Named []string
+	// EnvFiles are read in place of .env; a later one goes before an earlier one.
+	// Empty: those that COMPOSE_ENV_FILES lists.
+	EnvFiles []string
+	// PublishAddress is where ports of Compose files are opened that name no address
+	// of the host. "": on all of them.
+	PublishAddress string
 	// LookupEnv answers variables for ${VAR} and for names of environment that
 	// have no value; .env beside the first file is consulted after it. Nil: none.
 	LookupEnv func(string) (string, bool)

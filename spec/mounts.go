@@ -38,7 +38,7 @@ func mountType() kind[string] {
 // guestPath is an absolute path in the container.
 func guestPath(what string, root bool) kind[string] {
 	schema := variables(schemaDoc{"type": "string", "pattern": "^/"})
-	return scalar("a path", stringScalar, schema, func(_ *walker, text string) (string, error) {
+	return scalar("a path", stringScalar, schema, func(_ *walker, _ *node, text string) (string, error) {
 		switch clean := path.Clean(text); {
 		case !strings.HasPrefix(text, "/"):
 			return "", wrong{quote(text) + " is not an absolute path", what + " is a path in the container"}
@@ -72,7 +72,14 @@ func mounts() kind[[]Mount] {
 			for i, mount := range long.items {
 				m, ok := one.decode(w, mount, at.item(i))
 				if d := mount.child("destination"); d != nil && m.Destination != "" {
-					if j, used := first[m.Destination]; used {
+					if j, used := first[m.Destination]; used && mount.compose() { // the later one holds
+						for k := range from {
+							if from[k].index == j {
+								all, from = slices.Delete(all, k, k+1), slices.Delete(from, k, k+1)
+								break
+							}
+						}
+					} else if used {
 						w.error(d, at.item(i), "", "%s is already the destination of mounts[%d] (line %d)",
 							quote(m.Destination), j, long.items[j].child("destination").line)
 						continue
@@ -179,7 +186,7 @@ func finishMount(w *walker, n *node, at *trail, m *Mount) bool {
 		w.error(n, at, "", "%q is missing: what of the host it is", "source")
 		return false
 	case m.Type == "bind", m.Type == "block":
-		m.Source = w.path(m.Source)
+		m.Source = w.path(n.child("source"), m.Source)
 	case m.Type == "tmpfs":
 		m.Source = "" // the kernel looks at none
 	case m.Type != "volume":
