@@ -191,7 +191,7 @@ func applyDefaults(w *walker, root *node) {
 func (l *loader) name(written string, root *node, dir string) string {
 	switch {
 	case l.opts.Name != "":
-		if !nameText.MatchString(l.opts.Name) {
+		if !stackText.MatchString(l.opts.Name) {
 			l.fail("", "use lower-case letters, digits, _ and -, beginning with a letter or digit",
 				"%s is not a name for a stack", quote(l.opts.Name))
 		}
@@ -200,7 +200,7 @@ func (l *loader) name(written string, root *node, dir string) string {
 		return written
 	}
 	name := strings.Map(func(r rune) rune {
-		if nameText.MatchString("a" + string(r)) {
+		if stackText.MatchString("a" + string(r)) {
 			return r
 		}
 		return -1
