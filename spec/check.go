@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/vzcompose/vzcompose/internal/diag"
@@ -174,12 +173,14 @@ func (c *checker) check(o Options) {
 		c.healthCheck(e)
 		c.dependencies(e)
 		c.wanting(e)
-		c.instanceNames(e)
 		c.places(e)
 		c.kernelFiles(e)
 		c.platformOf(e, o.Platform)
 		c.runtime(e)
 	}
+	c.instanceNames(containers)
+	c.alike("containers")
+	c.alike("volumes")
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)
 	c.hostSockets(containers)
@@ -279,21 +280,6 @@ func (c *checker) healthCheck(e entry) {
 	d := c.file.containers[e.key.text]
 	if d.HealthCheck != nil && d.RootFS != nil && len(d.HealthCheck.Test) == 0 {
 		c.w.error(e.value.child("healthcheck"), c.at(e.key.text).key("healthcheck"), `write test: ["CMD", "..."]`, `"test" is missing`)
-	}
-}
-
-// instanceNames: a container must not be named as an instance of another is.
-func (c *checker) instanceNames(e entry) {
-	name := e.key.text
-	i := strings.LastIndexByte(name, '-')
-	if i < 0 {
-		return
-	}
-	index, err := strconv.Atoi(name[i+1:])
-	of, ok := c.file.containers[name[:i]]
-	if err == nil && ok && index >= 1 && index <= of.Replicas && InstanceName(name[:i], index) == name {
-		c.w.error(e.key, c.at(name), "", "%q is the name of an instance of container %q (line %d)",
-			name, name[:i], c.root.child("containers").entry(name[:i]).key.line)
 	}
 }
 

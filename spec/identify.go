@@ -19,7 +19,7 @@ func Identify(opts Options) Identity {
 	if len(inputs) == 0 {
 		// A file is not there, or cannot be read. Its folder is what is known.
 		id.Dir = l.folder()
-		if nameText.MatchString(opts.Name) {
+		if stackText.MatchString(opts.Name) {
 			id.Name = opts.Name
 		}
 		return id
@@ -49,7 +49,7 @@ func Identify(opts Options) Identity {
 		stackKeys().field("name").decode(w, written, (*trail)(nil).key("name"), &f)
 	}
 	id.Name = l.name(f.name, root, dir, w.lookup)
-	if !nameText.MatchString(id.Name) {
+	if !stackText.MatchString(id.Name) {
 		id.Name = ""
 	}
 	return id

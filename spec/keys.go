@@ -45,8 +45,6 @@ type declared struct {
 	profiles []string // of a container that is in the stack only where one of them is asked for
 }
 
-var nameText = regexp.MustCompile(namePattern)
-
 func stackKeys() *object[file] {
 	container := containerKeys().kind()
 	container.schema = schemaDoc{"$ref": "#/$defs/container"}
@@ -82,8 +80,8 @@ func stackKeys() *object[file] {
 }
 
 func stackName() kind[string] {
-	return word(schemaDoc{"pattern": namePattern + `|\$`}, func(text string) (string, error) {
-		if nameText.MatchString(text) {
+	return word(schemaDoc{"pattern": stackPattern + `|\$`}, func(text string) (string, error) {
+		if stackText.MatchString(text) {
 			return text, nil
 		}
 		return "", wrong{quote(text) + " is not a name for a stack",
@@ -338,13 +336,14 @@ func user() kind[string] {
 	})
 }
 
-// hostText is RFC 1123, section 2.1; the kernel takes 64 bytes (HOST_NAME_MAX).
-var hostText = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$`)
+// hostText is RFC 1123, section 2.1, and _, which Docker takes too: it is in many
+// names of services. The kernel takes 64 bytes (HOST_NAME_MAX).
+var hostText = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*$`)
 
 func hostname() kind[string] {
 	return text(nil, func(text string) (string, error) {
 		if len(text) > 64 || !hostText.MatchString(text) {
-			return "", wrong{quote(text) + " is not a host name", "it has letters, digits, - and dots, and at most 64 of them"}
+			return "", wrong{quote(text) + " is not a host name", "it has letters, digits, _, - and dots, and at most 64 of them"}
 		}
 		return text, nil
 	})

@@ -281,24 +281,6 @@ func (w *walker) list(n *node, at *trail) bool {
 	return false
 }
 
-// namePattern is the rule for names of stacks, containers and volumes.
-const namePattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
-
-// named is the kind of mappings from names to k.
-func named[V any](what string, k kind[V]) kind[map[string]V] {
-	m := mapping(k, func(name string) error {
-		if !nameText.MatchString(name) {
-			return wrong{
-				fmt.Sprintf("%s is not a name for a %s", quote(name), what),
-				"names have lower-case letters, digits, _ and -, begin with a letter or digit, and are at most 63 long",
-			}
-		}
-		return nil
-	})
-	m.schema["propertyNames"] = schemaDoc{"pattern": namePattern}
-	return m
-}
-
 // mapping is the kind of mappings from keys that check allows to k.
 func mapping[V any](k kind[V], check func(key string) error) kind[map[string]V] {
 	return kind[map[string]V]{

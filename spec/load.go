@@ -243,7 +243,7 @@ func (l *loader) name(written string, root *node, dir string, lookup func(string
 	}
 	switch {
 	case said != "":
-		if !nameText.MatchString(said) {
+		if !stackText.MatchString(said) {
 			l.fail("", "use lower-case letters, digits, _ and -, beginning with a letter or digit",
 				"%s is not a name for a stack", quote(said))
 		}
@@ -252,7 +252,7 @@ func (l *loader) name(written string, root *node, dir string, lookup func(string
 		return written
 	}
 	name := strings.Map(func(r rune) rune {
-		if nameText.MatchString("a" + string(r)) {
+		if stackText.MatchString("a" + string(r)) {
 			return r
 		}
 		return -1

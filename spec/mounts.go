@@ -126,7 +126,7 @@ func longMount(w *walker, n *node, at *trail) *node {
 	case strings.HasPrefix(source, "/") && len(parts) == 1:
 		w.error(n, at, "name a volume: cache:"+source, "a volume without a name is reserved for a later version")
 		return out
-	case strings.ContainsAny(source, "/~.") || source == "":
+	case strings.ContainsAny(source, "/~") || source == "" || source[0] == '.':
 		hint := ""
 		if len(parts) > 1 && source != "" {
 			hint = "write ./" + n.text + " for a folder of the host"

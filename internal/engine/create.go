@@ -37,6 +37,10 @@ const (
 
 const undoLimit = 30 * time.Second
 
+// maxHostname is what the kernel takes (HOST_NAME_MAX), in bytes: an instance of a
+// container with a long name has a longer one.
+const maxHostname = 64
+
 // create makes an instance: its folder, its writable layer and, last, its
 // record, without which it counts as half-made.
 func (s *Stack) create(ctx context.Context, op planner.Create, report func(event.Progress)) (err error) {
@@ -219,8 +223,9 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Interfaces, err = on(); err != nil {
 		return rec, err
 	}
-	rec.Files, given = files(c, rec.Interfaces, first(c.Hostname, t.Instance))
-	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids, given); err != nil {
+	hostname := first(c.Hostname, t.Instance[:min(len(t.Instance), maxHostname)])
+	rec.Files, given = files(c, rec.Interfaces, hostname)
+	if rec.Runtime, err = runtimeSpec(c, img, hostname, ids, given); err != nil {
 		return rec, err
 	}
 	if rec.Seccomp, err = seccompOf(c); err != nil {
