@@ -29,7 +29,7 @@ func (c *checker) volumes(containers *node) {
 		}
 		at := c.at(name).key("mounts")
 		for i, mount := range c.file.containers[name].Mounts {
-			if mount.Type != "volume" && mount.Type != "block" {
+			if mount.Type != "volume" && mount.Type != "block" || mount.Source == "" { // without a name it is one instance's
 				continue
 			}
 			from := c.w.itemOf(n, i)

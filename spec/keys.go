@@ -250,7 +250,7 @@ func mountKeys() *object[Mount] {
 		fields: []field[Mount]{
 			key("type", "bind, volume, tmpfs, block, or a filesystem of the guest's kernel.", mountType(),
 				func(m *Mount) *string { return &m.Type }),
-			key("source", "Of a volume: its name. Of a bind or a block: a path of the host.", text(nil, anyText),
+			key("source", "Of a volume: its name; without one each instance has its own. Of a bind or a block: a path of the host.", text(nil, anyText),
 				func(m *Mount) *string { return &m.Source }),
 			key("destination", "Where the container sees it.", guestPath("destination", false),
 				func(m *Mount) *string { return &m.Destination }),

@@ -123,7 +123,7 @@ type Mount struct {
 	// Type is "bind", "volume", "tmpfs", "block", or a filesystem type of the guest's kernel as
 	// in the OCI runtime-spec ("proc", "sysfs", ...).
 	Type        string   `json:"type"`
-	Source      string   `json:"source,omitempty"` // the volume's name for "volume"; absolute for "bind" and "block"
+	Source      string   `json:"source,omitempty"` // a volume's name, "": each instance has its own; absolute for "bind" and "block"
 	Destination string   `json:"destination"`      // absolute, clean
 	Options     []string `json:"options,omitempty"`
 }

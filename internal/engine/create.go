@@ -179,12 +179,8 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Health, err = health(c, img); err != nil {
 		return rec, err
 	}
-	declared := len(c.Mounts)
-	if c, err = withVolumes(c, img, t.Instance); err != nil {
+	if c, rec.Anonymous, err = withVolumes(c, img, t.Instance); err != nil {
 		return rec, err
-	}
-	for _, m := range c.Mounts[declared:] {
-		rec.Anonymous = append(rec.Anonymous, m.Source)
 	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
