@@ -256,6 +256,8 @@ func mountKeys() *object[Mount] {
 				func(m *Mount) *string { return &m.Destination }),
 			key("options", "As of mount(8): ro, size=64m, mode=1777.", list(verbatim()),
 				func(m *Mount) *[]string { return &m.Options }),
+			key("create_host_path", "Of a bind. true: its source is made as a folder where it is missing; false: it must be there. Default: true.",
+				pointer(boolean()), func(m *Mount) **bool { return &m.CreateHostPath }),
 			instead[Mount]("target", `Compose's "target" is "destination" here`),
 			instead[Mount]("read_only", "write options: [ro]"),
 			instead[Mount]("tmpfs", "write options: [size=64m, mode=1777]"),

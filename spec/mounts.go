@@ -174,6 +174,13 @@ func finishMount(w *walker, n *node, at *trail, m *Mount) bool {
 	if m.Type == "" || m.Destination == "" {
 		return false // said already
 	}
+	if m.CreateHostPath != nil && m.Type != "bind" {
+		w.error(n.child("create_host_path"), at.key("create_host_path"), "take it away", "only the source of a bind is made")
+		return false
+	}
+	if m.CreateHostPath != nil && *m.CreateHostPath {
+		m.CreateHostPath = nil // the default
+	}
 	switch {
 	case (m.Type == "bind" || m.Type == "block") && m.Source == "":
 		w.error(n, at, "", "%q is missing: what of the host it is", "source")

@@ -92,6 +92,7 @@ type Share struct {
 	ID       string `json:"id"`
 	Path     string `json:"path"`
 	File     string `json:"file,omitempty"` // its name, where it is a file
+	Make     bool   `json:"make,omitempty"` // a start makes the folder where it is missing
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 
