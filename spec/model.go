@@ -123,10 +123,16 @@ type Mount struct {
 	// Type is "bind", "volume", "tmpfs", "block", or a filesystem type of the guest's kernel as
 	// in the OCI runtime-spec ("proc", "sysfs", ...).
 	Type        string   `json:"type"`
-	Source      string   `json:"source,omitempty"` // the volume's name for "volume"; absolute for "bind" and "block"
+	Source      string   `json:"source,omitempty"` // a volume's name, "": each instance has its own; absolute for "bind" and "block"
 	Destination string   `json:"destination"`      // absolute, clean
 	Options     []string `json:"options,omitempty"`
+	// CreateHostPath is false where the source of a bind must be there; nil: it is
+	// made as a folder where it is missing.
+	CreateHostPath *bool `json:"create_host_path,omitempty"`
 }
+
+// CreatesHostPath reports whether the mount's source is made where it is missing.
+func (m Mount) CreatesHostPath() bool { return m.Type == "bind" && m.CreateHostPath == nil }
 
 // Dependency says when a dependent may start.
 type Dependency struct {

@@ -52,8 +52,8 @@ func guestPath(what string, root bool) kind[string] {
 	}, encodeText)
 }
 
-// mounts is a list of mounts, each a mapping or the short form
-// source:destination[:options].
+// mounts is a list of mounts, each a mapping or a short form:
+// source:destination[:options], or the destination of a volume without a name.
 func mounts() kind[[]Mount] {
 	one := mountKeys().kind()
 	return kind[[]Mount]{
@@ -123,9 +123,8 @@ func longMount(w *walker, n *node, at *trail) *node {
 	switch {
 	case len(parts) > 1 && source != "" && strings.ContainsAny(source[:1], "/~."):
 		kind = "bind"
-	case strings.HasPrefix(source, "/") && len(parts) == 1:
-		w.error(n, at, "name a volume: cache:"+source, "a volume without a name is reserved for a later version")
-		return out
+	case strings.HasPrefix(source, "/") && len(parts) == 1: // a volume without a name
+		parts = []string{"", source}
 	case strings.ContainsAny(source, "/~") || source == "" || source[0] == '.':
 		hint := ""
 		if len(parts) > 1 && source != "" {
@@ -139,6 +138,10 @@ func longMount(w *walker, n *node, at *trail) *node {
 	}
 	out.broken = false
 	out.add(n.place, "type", &node{place: n.place, text: kind, quoted: true})
+	if parts[0] == "" {
+		out.add(n.place, "destination", n.at(0, source))
+		return out
+	}
 	out.add(n.place, "source", n.at(0, source))
 	out.add(n.place, "destination", n.at(len(source)+1, parts[1]))
 	if len(parts) == 3 {
@@ -178,10 +181,14 @@ func finishMount(w *walker, n *node, at *trail, m *Mount) bool {
 	if m.Type == "" || m.Destination == "" {
 		return false // said already
 	}
-	switch {
-	case m.Type == "volume" && !n.said("source"):
-		w.error(n, at, "give it a source: the name of a volume of the stack", "a volume without a name is reserved for a later version")
+	if m.CreateHostPath != nil && m.Type != "bind" {
+		w.error(n.child("create_host_path"), at.key("create_host_path"), "take it away", "only the source of a bind is made")
 		return false
+	}
+	if m.CreateHostPath != nil && *m.CreateHostPath {
+		m.CreateHostPath = nil // the default
+	}
+	switch {
 	case (m.Type == "bind" || m.Type == "block") && m.Source == "":
 		w.error(n, at, "", "%q is missing: what of the host it is", "source")
 		return false

@@ -183,12 +183,8 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Health, err = health(c, img); err != nil {
 		return rec, err
 	}
-	declared := len(c.Mounts)
-	if c, err = withVolumes(c, img, t.Instance); err != nil {
+	if c, rec.Anonymous, err = withVolumes(c, img, t.Instance); err != nil {
 		return rec, err
-	}
-	for _, m := range c.Mounts[declared:] {
-		rec.Anonymous = append(rec.Anonymous, m.Source)
 	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
@@ -249,19 +245,37 @@ func shareKey(m spec.Mount) string {
 
 // shareOf is the n'th share of an instance.
 func shareOf(m spec.Mount, n int) (store.Share, error) {
+	h := store.Share{ID: "share" + strconv.Itoa(n), Path: m.Source, ReadOnly: m.ReadOnly(), Make: m.CreatesHostPath()}
 	fi, err := os.Stat(m.Source)
-	if err != nil {
-		return store.Share{}, fmt.Errorf("bind %s: %w", m.Source, err)
+	if os.IsNotExist(err) && h.Make {
+		return h, nil
 	}
-	h := store.Share{ID: "share" + strconv.Itoa(n), Path: m.Source, ReadOnly: m.ReadOnly()}
+	if err != nil {
+		return h, fmt.Errorf("bind %s: %w", m.Source, err)
+	}
 	if !fi.IsDir() {
 		path, err := filepath.EvalSymlinks(m.Source)
 		if err != nil {
 			return h, fmt.Errorf("bind %s: %w", m.Source, err)
 		}
-		h.Path, h.File = path, filepath.Base(path)
+		h.Path, h.File, h.Make = path, filepath.Base(path), false
 	}
 	return h, nil
+}
+
+// makeShares makes the folders that an instance shares and that are missing, as the
+// user who starts it. They stay, whatever comes of the start: others may be at work
+// in them by then.
+func makeShares(rec store.Instance) error {
+	for _, h := range rec.Shares {
+		if !h.Make {
+			continue
+		}
+		if err := os.MkdirAll(h.Path, 0o777); err != nil { // less the umask, as mkdir(1) has it
+			return fmt.Errorf("make the source of a bind: %w", err)
+		}
+	}
+	return nil
 }
 
 // root finds the read-only root disk, and what its image says.

@@ -25,8 +25,8 @@ const suffix = ".img"
 const ownerMark = "@"
 
 // Anonymous is the name of the volume that an instance has at a path of its
-// container because its image asks for one. It is the same each time the instance
-// is made.
+// container because the stack file or its image asks for one without a name. It is
+// the same each time the instance is made.
 func Anonymous(instance, path string) string {
 	readable := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
