@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
 	"strings"
 
 	"github.com/vzcompose/vzcompose/internal/diag"
@@ -17,14 +16,20 @@ type checker struct {
 	w    *walker
 	root *node
 	file *file
-	// env has the env files that were read, by path.
-	env map[string][]envEntry
+	// env has the env files that were read.
+	env map[envKey][]envEntry
 	// active are the containers that are in the stack (profiles).
 	active map[string]bool
 	// filters has the digests of the seccomp profiles that were read, by path.
 	filters map[string]string
 	// loops counts cycles of dependencies.
 	loops int
+}
+
+// envKey is a file of the environment, and how it is read.
+type envKey struct {
+	path string
+	raw  bool
 }
 
 // containers answers the containers as the stack holds them.
@@ -77,14 +82,14 @@ func (c *checker) at(container string) *trail {
 // value that the caller does not have either is taken out.
 func (c *checker) environment(name string, d declared) map[string]string {
 	all := map[string]string{}
-	lookup := func(name string) (string, bool) {
-		if v, ok := c.w.lookup(name); ok {
-			return v, true
-		}
-		v, ok := d.Environment[name]
-		return v, ok
-	}
 	for i, f := range d.envFiles {
+		lookup := func(name string) (string, bool) {
+			if v, ok := c.w.variables(f.at)(name); ok {
+				return v, true
+			}
+			v, ok := d.Environment[name]
+			return v, ok
+		}
 		if !c.active[name] {
 			break // its files need not be there
 		}
@@ -107,7 +112,8 @@ func (c *checker) environment(name string, d declared) map[string]string {
 // envFile returns the statements of a file, which is read once for all that name
 // it.
 func (c *checker) envFile(f envFile, at *trail) []envEntry {
-	entries, read := c.env[f.path]
+	as := envKey{f.path, f.raw}
+	entries, read := c.env[as]
 	if !read {
 		data, err := readBounded(f.path)
 		if c.w.room -= len(data); err == nil && c.w.room < 0 {
@@ -119,8 +125,12 @@ func (c *checker) envFile(f envFile, at *trail) []envEntry {
 			}
 			return nil
 		}
-		entries = parseEnv(c.w, c.w.shown(f.path), data)
-		c.env[f.path] = entries
+		parse := parseEnv
+		if f.raw {
+			parse = parseRaw
+		}
+		entries = parse(c.w, c.w.shown(f.path), data)
+		c.env[as] = entries
 	}
 	c.w.charge(len(entries))
 	if !c.w.visit(f.at) {
@@ -163,12 +173,14 @@ func (c *checker) check(o Options) {
 		c.healthCheck(e)
 		c.dependencies(e)
 		c.wanting(e)
-		c.instanceNames(e)
 		c.places(e)
 		c.kernelFiles(e)
 		c.platformOf(e, o.Platform)
 		c.runtime(e)
 	}
+	c.instanceNames(containers)
+	c.alike("containers")
+	c.alike("volumes")
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)
 	c.hostSockets(containers)
@@ -187,6 +199,10 @@ func (c *checker) source(e entry) {
 	switch {
 	case image && rootfs:
 		c.w.error(e.value.entry("rootfs").key, c.at(name), "", "a container has an image or a rootfs, not both")
+	case !image && !rootfs && e.value.entry(buildMark) != nil:
+		c.w.error(e.value.entry(buildMark).key, c.at(name), "build the image elsewhere, and name it with image", "images are not built, and the service names none")
+	case !image && !rootfs && e.key.compose():
+		c.w.error(e.key, c.at(name), "name one with image", "the service has no image")
 	case !image && !rootfs:
 		c.w.error(e.key, c.at(name), "", "one of image and rootfs is needed")
 	case rootfs && e.value.said("pull") && e.value.child("pull") != c.root.child("defaults").child("pull"):
@@ -264,21 +280,6 @@ func (c *checker) healthCheck(e entry) {
 	d := c.file.containers[e.key.text]
 	if d.HealthCheck != nil && d.RootFS != nil && len(d.HealthCheck.Test) == 0 {
 		c.w.error(e.value.child("healthcheck"), c.at(e.key.text).key("healthcheck"), `write test: ["CMD", "..."]`, `"test" is missing`)
-	}
-}
-
-// instanceNames: a container must not be named as an instance of another is.
-func (c *checker) instanceNames(e entry) {
-	name := e.key.text
-	i := strings.LastIndexByte(name, '-')
-	if i < 0 {
-		return
-	}
-	index, err := strconv.Atoi(name[i+1:])
-	of, ok := c.file.containers[name[:i]]
-	if err == nil && ok && index >= 1 && index <= of.Replicas && InstanceName(name[:i], index) == name {
-		c.w.error(e.key, c.at(name), "", "%q is the name of an instance of container %q (line %d)",
-			name, name[:i], c.root.child("containers").entry(name[:i]).key.line)
 	}
 }
 

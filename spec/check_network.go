@@ -67,6 +67,9 @@ func (c *checker) networks(containers *node) {
 			continue
 		}
 		for i, f := range d.Interfaces {
+			if f.Network == "" {
+				continue // it cannot be read, and that was said
+			}
 			n, at := c.place(e, i, f.Network)
 			if _, declared := c.file.networks[f.Network]; !declared && f.Network != DefaultNetwork {
 				if c.root.child("networks").entry(f.Network) == nil { // otherwise what is wrong with it was said

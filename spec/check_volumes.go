@@ -2,8 +2,12 @@ package spec
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/diag"
 )
@@ -29,7 +33,7 @@ func (c *checker) volumes(containers *node) {
 		}
 		at := c.at(name).key("mounts")
 		for i, mount := range c.file.containers[name].Mounts {
-			if mount.Type != "volume" && mount.Type != "block" {
+			if mount.Type != "volume" && mount.Type != "block" || mount.Source == "" { // without a name it is one instance's
 				continue
 			}
 			from := c.w.itemOf(n, i)
@@ -87,7 +91,7 @@ func (c *checker) shared(uses []use) {
 	}
 }
 
-// binds checks that what is bound of the host is there.
+// binds checks that what is bound of the host is there, or can be made.
 func (c *checker) binds(containers *node) {
 	for _, e := range containers.entries {
 		name := e.key.text
@@ -103,6 +107,12 @@ func (c *checker) binds(containers *node) {
 			from := c.w.itemOf(n, i)
 			source, where := from.node.child("source"), at.item(from.index)
 			switch info, err := os.Stat(mount.Source); {
+			case errors.Is(err, fs.ErrNotExist) && mount.CreatesHostPath():
+				if err := makeable(mount.Source); err != nil {
+					c.w.error(source, where, "", "%s does not exist and cannot be made: %s", quote(source.text), err)
+				} else {
+					c.w.warn(source, where, "", "%s does not exist: a start makes it as a folder", quote(source.text))
+				}
 			case errors.Is(err, fs.ErrNotExist):
 				c.w.error(source, where, "", "%s does not exist", quote(source.text))
 			case err != nil:
@@ -112,6 +122,32 @@ func (c *checker) binds(containers *node) {
 			case mount.Type == "block" && info.IsDir():
 				c.w.error(source, where, "", "%s is a folder, not a disk", quote(source.text))
 			}
+		}
+	}
+}
+
+// makeable returns what keeps the user from making a folder at path, where nothing
+// is.
+func makeable(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return errors.New("it is a symbolic link to what is not there")
+	}
+	for {
+		path = filepath.Dir(path)
+		switch info, err := os.Stat(path); {
+		case errors.Is(err, fs.ErrNotExist) && path != filepath.Dir(path):
+			if _, err := os.Lstat(path); err == nil {
+				return fmt.Errorf("%s is a symbolic link to what is not there", path)
+			}
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return fmt.Errorf("%s is not a folder", path)
+		default:
+			if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			return nil
 		}
 	}
 }

@@ -48,6 +48,40 @@ type envParser struct {
 	start   int // of that line in text
 }
 
+// envFormat is how a file of the environment is read.
+func envFormat() kind[bool] {
+	raw := enum[string](choice{name: "raw"}, choice{name: "env"})
+	return kind[bool]{
+		schema: raw.schema, encode: func(bool) any { return nil },
+		decode: func(w *walker, n *node, at *trail) (bool, bool) {
+			v, ok := raw.decode(w, n, at)
+			return v == "raw", ok
+		},
+	}
+}
+
+// parseRaw returns the lines NAME=value of a text as they are: no quotes, escapes,
+// variables, or comments after a value. It is Compose's format raw.
+func parseRaw(w *walker, name string, data []byte) (all []envEntry) {
+	p := &envParser{w: w, src: newSource(name, strings.TrimPrefix(string(data), "\ufeff"))}
+	for i, line := range p.src.lines {
+		at := place{src: p.src, line: i + 1, column: 1}
+		text := strings.TrimLeftFunc(line, blank)
+		switch key, value, said := strings.Cut(text, "="); {
+		case text == "" || text[0] == '#':
+		case !utf8.ValidString(line) || strings.ContainsRune(line, 0):
+			p.error(at, "", "the line is not text")
+		case key == "" || strings.ContainsFunc(key, unicode.IsSpace):
+			p.error(at, "", "expected NAME=value")
+		case !said:
+			all = append(all, envEntry{place: at, name: key, source: fromCaller})
+		default:
+			all = append(all, envEntry{place: at, name: key, text: value, source: fromText})
+		}
+	}
+	return all
+}
+
 // parseEnv returns the statements of a text, in its order.
 func parseEnv(w *walker, name string, data []byte) []envEntry {
 	text := strings.TrimPrefix(string(data), "\ufeff")
@@ -95,7 +129,7 @@ func (p *envParser) here() place {
 }
 
 func (p *envParser) error(at place, hint, format string, args ...any) {
-	p.w.errorAt(at, nil, hint, format, args...)
+	p.w.error(&node{place: at}, nil, hint, format, args...)
 }
 
 // statement reads the statement at pos, or skips the comment there, and moves

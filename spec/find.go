@@ -3,23 +3,29 @@ package spec
 import (
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // stackNames are the files that are looked for, in this order.
 var stackNames = []string{"vzcompose.yaml", "vzcompose.yml"}
 
-// composeNames are Compose's own, which an importer is to read one day.
-var composeNames = []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
+// composeNames are Compose's own, which are looked for beside them, and
+// composeOverrides what is laid over one that was found.
+var (
+	composeNames     = []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
+	composeOverrides = []string{"compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"}
+)
 
 // inputs reads the files of the stack. Fewer than there are: a finding says why.
 func (l *loader) inputs() []input {
 	names := l.opts.Files
 	if len(names) == 0 {
-		name := l.find()
-		if name == "" {
+		names = l.listed()
+	}
+	if len(names) == 0 {
+		if names = l.find(); len(names) == 0 {
 			return nil
 		}
-		names = []string{name}
 	}
 	var all []input
 	for _, name := range names {
@@ -60,26 +66,49 @@ func (l *loader) input(name string) (input, bool) {
 	return input{name: name, path: path, data: data}, true
 }
 
-// find looks for a stack file in Dir and the folders above it, and answers its
-// path as it is reached from there.
-func (l *loader) find() string {
+// listed returns the files that COMPOSE_FILE names, in the environment or in the
+// .env of Dir.
+func (l *loader) listed() []string {
+	lookup := l.variables(l.opts.Dir, l.opts.Dir, l.caller(), l.envFiles(l.opts.Dir))
+	text, separator := valueOf(lookup, "COMPOSE_FILE"), valueOf(lookup, "COMPOSE_PATH_SEPARATOR")
+	if separator == "" {
+		separator = string(os.PathListSeparator)
+	}
+	var names []string
+	for name := range strings.SplitSeq(text, separator) {
+		switch {
+		case name == "":
+		case filepath.IsAbs(name):
+			names = append(names, name)
+		default:
+			names = append(names, filepath.Join(l.opts.Dir, name))
+		}
+	}
+	return names
+}
+
+// find looks for a stack file in Dir and the folders above it, and returns its path
+// as it is reached from there, with that of the file that is laid over it.
+func (l *loader) find() []string {
 	for dir := l.opts.Dir; ; dir = filepath.Join(dir, "..") {
 		abs, err := filepath.Abs(dir)
 		if err != nil {
 			l.fail(dir, "", "%s", err)
-			return ""
+			return nil
 		}
 		if name := firstFile(abs, stackNames); name != "" {
-			return filepath.Join(dir, name)
+			return []string{filepath.Join(dir, name)}
 		}
 		if name := firstFile(abs, composeNames); name != "" {
-			l.fail(filepath.Join(dir, name), `write a vzcompose.yaml beside it: "services" become "containers", "volumes" of a service "mounts"`,
-				"this is a Compose file, and nothing imports those yet")
-			return ""
+			names := []string{filepath.Join(dir, name)}
+			if over := firstFile(abs, composeOverrides); over != "" {
+				names = append(names, filepath.Join(dir, over))
+			}
+			return names
 		}
 		if abs == filepath.Dir(abs) {
-			l.fail("", "write vzcompose.yaml, or name a file with -f", "no stack file in this folder or above it")
-			return ""
+			l.fail("", "write vzcompose.yaml or compose.yaml, or name a file with -f", "no stack file in this folder or above it")
+			return nil
 		}
 	}
 }

@@ -59,7 +59,7 @@ func warnOperators(w *walker, n *node, at *trail, all []string) {
 
 // textMap is a mapping from keys to text, or a list of KEY=VALUE. alone answers
 // what a key without a value stands for; false leaves it out.
-func textMap(alone func(w *walker, key string) (string, bool)) kind[map[string]string] {
+func textMap(alone func(w *walker, key *node) (string, bool)) kind[map[string]string] {
 	value := verbatim()
 	k := mapping(value, func(string) error { return nil })
 	merge := k.merge
@@ -81,7 +81,7 @@ func textMap(alone func(w *walker, key string) (string, bool)) kind[map[string]s
 				if name == "" || strings.ContainsAny(name, "=\x00") {
 					w.error(e.key, at, "", "%s is not a name", quote(name))
 				} else if e.value.null() {
-					if v, ok := alone(w, name); ok {
+					if v, ok := alone(w, e.key); ok {
 						out[name] = v
 					}
 				} else if v, ok := value.decode(w, e.value, at.key(name)); ok {
@@ -96,6 +96,9 @@ func textMap(alone func(w *walker, key string) (string, bool)) kind[map[string]s
 	}
 }
 
+// callerValue is the value that the caller has for a name.
+func callerValue(w *walker, name *node) (string, bool) { return w.variables(name)(name.text) }
+
 // pairs turns a list of KEY<separator>VALUE into a mapping; without a separator
 // the value is null. What is no list is left alone.
 func pairs(w *walker, n *node, at *trail, separator string) *node {
@@ -106,7 +109,7 @@ func pairs(w *walker, n *node, at *trail, separator string) *node {
 	if n.kind != listNode {
 		return n
 	}
-	out := &node{kind: mappingNode, place: n.place, override: n.override, reset: n.reset}
+	out := &node{kind: mappingNode, place: n.place, path: n.path, override: n.override, reset: n.reset}
 	seen := map[string]*node{}
 	for i, item := range n.items {
 		if !w.visit(item) || !w.resolve(item, at.item(i)) {
@@ -121,16 +124,19 @@ func pairs(w *walker, n *node, at *trail, separator string) *node {
 			name, value, found = strings.Cut(item.text, separator)
 		}
 		key := item.at(0, name)
-		if first := seen[name]; first != nil {
-			w.error(key, at, "", "%s is already given on line %d", quote(name), first.line)
-			continue
-		}
-		seen[name] = key
-		v := &node{place: key.place}
+		v := &node{place: key.place, path: key.path}
 		if found {
 			v = item.at(len(name)+len(separator), value)
 		}
-		out.entries = append(out.entries, entry{key, v})
+		switch first := seen[name]; {
+		case first == nil:
+			out.entries = append(out.entries, entry{key, v})
+		case item.compose(): // the later one holds
+			*out.entry(name) = entry{key, v}
+		default:
+			w.error(key, at, "", "%s is already given on line %d", quote(name), first.line)
+		}
+		seen[name] = key
 	}
 	return out
 }
@@ -158,7 +164,7 @@ func restart() kind[Restart] {
 		schemaDoc{"enum": append(choices(policies), false)},
 		schemaDoc{"type": "string", "pattern": `^on-failure:[0-9]+$|\$`},
 	}}
-	return scalar("a policy", stringScalar|boolScalar, schema, func(_ *walker, text string) (Restart, error) {
+	return scalar("a policy", stringScalar|boolScalar, schema, func(_ *walker, _ *node, text string) (Restart, error) {
 		if strings.ToLower(text) == "false" {
 			text = "no"
 		}
@@ -188,6 +194,7 @@ func restart() kind[Restart] {
 type envFile struct {
 	path     string
 	required bool
+	raw      bool // values are taken as they are
 	at       *node
 }
 

@@ -13,13 +13,13 @@ type Identity struct {
 // their names: what else is wrong with them does not matter, so that a mistake in
 // a file keeps nobody from stopping what was brought up by it.
 func Identify(opts Options) Identity {
-	l := &loader{opts: opts, report: newReporter()} // what it finds is of no account
+	l := newLoader(opts) // what it finds is of no account
 	inputs := l.inputs()
 	id := Identity{Files: l.read}
 	if len(inputs) == 0 {
 		// A file is not there, or cannot be read. Its folder is what is known.
 		id.Dir = l.folder()
-		if nameText.MatchString(opts.Name) {
+		if stackText.MatchString(opts.Name) {
 			id.Name = opts.Name
 		}
 		return id
@@ -48,8 +48,8 @@ func Identify(opts Options) Identity {
 	if written != nil {
 		stackKeys().field("name").decode(w, written, (*trail)(nil).key("name"), &f)
 	}
-	id.Name = l.name(f.name, root, dir)
-	if !nameText.MatchString(id.Name) {
+	id.Name = l.name(f.name, root, dir, w.lookup)
+	if !stackText.MatchString(id.Name) {
 		id.Name = ""
 	}
 	return id

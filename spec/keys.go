@@ -45,8 +45,6 @@ type declared struct {
 	profiles []string // of a container that is in the stack only where one of them is asked for
 }
 
-var nameText = regexp.MustCompile(namePattern)
-
 func stackKeys() *object[file] {
 	container := containerKeys().kind()
 	container.schema = schemaDoc{"$ref": "#/$defs/container"}
@@ -74,7 +72,7 @@ func stackKeys() *object[file] {
 				named("secret", originKeys(false).kind()), func(f *file) *map[string]Origin { return &f.secrets }),
 			key("configs", "The configs of the stack, by name.", named("config", originKeys(true).kind()),
 				func(f *file) *map[string]Origin { return &f.configs }),
-			reserved[file]("include", "a stack is one file, or several named with -f"),
+			included(),
 			instead[file]("services", `Compose's "services" are "containers" here`),
 			instead[file]("version", "leave it out"),
 		},
@@ -82,8 +80,8 @@ func stackKeys() *object[file] {
 }
 
 func stackName() kind[string] {
-	return word(schemaDoc{"pattern": namePattern + `|\$`}, func(text string) (string, error) {
-		if nameText.MatchString(text) {
+	return word(schemaDoc{"pattern": stackPattern + `|\$`}, func(text string) (string, error) {
+		if stackText.MatchString(text) {
 			return text, nil
 		}
 		return "", wrong{quote(text) + " is not a name for a stack",
@@ -147,7 +145,7 @@ func rootKeys() []field[declared] {
 }
 
 func processKeys() []field[declared] {
-	environment := textMap(func(w *walker, name string) (string, bool) { return w.lookup(name) })
+	environment := textMap(callerValue)
 	return []field[declared]{
 		key("command", "Replaces the command of the image.", command(),
 			func(c *declared) *[]string { return &c.Command }),
@@ -179,7 +177,7 @@ func processKeys() []field[declared] {
 			func(c *declared) *int { return &c.OOMScoreAdj }),
 		key("read_only", "The root filesystem cannot be written to. Default: false.", unlessZero(boolean()),
 			func(c *declared) *bool { return &c.ReadOnly }),
-		key("sysctls", "Settings of the machine's kernel, by name.", textMap(func(*walker, string) (string, bool) { return "", false }),
+		key("sysctls", "Settings of the machine's kernel, by name.", textMap(func(*walker, *node) (string, bool) { return "", false }),
 			func(c *declared) *map[string]string { return &c.Sysctls }),
 		key("stop_signal", "Asks the process to end. Default: what the image says, or SIGTERM.", signal(),
 			func(c *declared) *string { return &c.StopSignal }),
@@ -189,7 +187,7 @@ func processKeys() []field[declared] {
 }
 
 func lifeKeys() []field[declared] {
-	labels := textMap(func(*walker, string) (string, bool) { return "", true })
+	labels := textMap(func(*walker, *node) (string, bool) { return "", true })
 	return []field[declared]{
 		key("depends_on", "What must have come up before.", dependencies(),
 			func(c *declared) *map[string]Dependency { return &c.DependsOn }),
@@ -250,12 +248,14 @@ func mountKeys() *object[Mount] {
 		fields: []field[Mount]{
 			key("type", "bind, volume, tmpfs, block, or a filesystem of the guest's kernel.", mountType(),
 				func(m *Mount) *string { return &m.Type }),
-			key("source", "Of a volume: its name. Of a bind or a block: a path of the host.", text(nil, anyText),
+			key("source", "Of a volume: its name; without one each instance has its own. Of a bind or a block: a path of the host.", text(nil, anyText),
 				func(m *Mount) *string { return &m.Source }),
 			key("destination", "Where the container sees it.", guestPath("destination", false),
 				func(m *Mount) *string { return &m.Destination }),
 			key("options", "As of mount(8): ro, size=64m, mode=1777.", list(verbatim()),
 				func(m *Mount) *[]string { return &m.Options }),
+			key("create_host_path", "Of a bind. true: its source is made as a folder where it is missing; false: it must be there. Default: true.",
+				pointer(boolean()), func(m *Mount) **bool { return &m.CreateHostPath }),
 			instead[Mount]("target", `Compose's "target" is "destination" here`),
 			instead[Mount]("read_only", "write options: [ro]"),
 			instead[Mount]("tmpfs", "write options: [size=64m, mode=1777]"),
@@ -270,6 +270,7 @@ func envFileKeys() *object[envFile] {
 		fields: []field[envFile]{
 			key("path", "Of the file.", hostPath(), func(f *envFile) *string { return &f.path }),
 			key("required", "false: it may be missing.", boolean(), func(f *envFile) *bool { return &f.required }),
+			key("format", "raw: values are taken as they are, with their quotes and dollar signs.", envFormat(), func(f *envFile) *bool { return &f.raw }),
 		},
 	}
 }
@@ -337,13 +338,14 @@ func user() kind[string] {
 	})
 }
 
-// hostText is RFC 1123, section 2.1; the kernel takes 64 bytes (HOST_NAME_MAX).
-var hostText = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$`)
+// hostText is RFC 1123, section 2.1, and _, which Docker takes too: it is in many
+// names of services. The kernel takes 64 bytes (HOST_NAME_MAX).
+var hostText = regexp.MustCompile(`^[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?(\.[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?)*$`)
 
 func hostname() kind[string] {
 	return text(nil, func(text string) (string, error) {
 		if len(text) > 64 || !hostText.MatchString(text) {
-			return "", wrong{quote(text) + " is not a host name", "it has letters, digits, - and dots, and at most 64 of them"}
+			return "", wrong{quote(text) + " is not a host name", "it has letters, digits, _, - and dots, and at most 64 of them"}
 		}
 		return text, nil
 	})

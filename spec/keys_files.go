@@ -91,7 +91,7 @@ func socketKeys() *object[Socket] {
 				w.error(n.child(outside), at.key(outside), "write a path", "%s is the host's end, which is no virtual socket", quote(*host))
 				return false
 			}
-			*guest, *host = end, w.path(*host)
+			*guest, *host = end, w.path(n.child(outside), *host)
 			if s.Mode != 0 && s.Direction == "into" && s.onVsock() {
 				w.error(n.child("mode"), at.key("mode"), "take it away", "a port of virtual sockets has no mode")
 				return false
@@ -136,13 +136,20 @@ func given(what, dir string) kind[[]Given] {
 		first := map[string]int{}
 		for i, use := range n.items {
 			if use.kind == scalarNode && !use.null() {
-				use = &node{kind: mappingNode, place: use.place, entries: []entry{{&node{place: use.place, text: "source", quoted: true}, use}}}
+				use = &node{kind: mappingNode, place: use.place, path: use.path, entries: []entry{{&node{place: use.place, text: "source", quoted: true}, use}}}
 			}
 			g, ok := one.decode(w, use, at.item(i))
 			if !ok {
 				continue
 			}
-			if j, used := first[g.Target]; used {
+			if j, used := first[g.Target]; used && use.compose() { // the later one holds
+				for k := range from {
+					if from[k].index == j {
+						all, from = slices.Delete(all, k, k+1), slices.Delete(from, k, k+1)
+						break
+					}
+				}
+			} else if used {
 				w.error(use, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), j)
 				continue
 			}

@@ -153,7 +153,7 @@ func hookKeys() *object[Hook] {
 			key("command", "What to run.", command(), func(h *Hook) *[]string { return &h.Command }),
 			key("user", "Default: the container's.", user(), func(h *Hook) *string { return &h.User }),
 			key("working_dir", "Default: the container's.", guestPath("working_dir", true), func(h *Hook) *string { return &h.WorkingDir }),
-			key("environment", "Beside the container's.", textMap(func(w *walker, name string) (string, bool) { return w.lookup(name) }),
+			key("environment", "Beside the container's.", textMap(callerValue),
 				func(h *Hook) *map[string]string { return &h.Environment }),
 		},
 	}

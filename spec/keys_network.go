@@ -209,7 +209,7 @@ func interfaceKeys() *object[Interface] {
 	return &object[Interface]{
 		required: []string{"network"},
 		fields: []field[Interface]{
-			key("network", "Name of a network of the stack.", stackName(), func(i *Interface) *string { return &i.Network }),
+			key("network", "Name of a network of the stack.", nameOf("network"), func(i *Interface) *string { return &i.Network }),
 			key("address", "Of IPv4, of IPv6, or one of each; in the network's subnet. Default: one that is free.", interfaceAddresses(),
 				func(i *Interface) *[]string { return &i.Address }),
 			key("gateway", "Its way out, in place of the network's; none: there is none by this interface.", interfaceGateway(),

@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -33,10 +34,14 @@ func ports() kind[[]Port] {
 			var all []Port
 			var from []item
 			for i, port := range n.items {
+				before := len(all)
 				if port.kind == scalarNode && !port.null() {
 					all = append(all, shortPorts(w, port, at.item(i))...)
 				} else if p, ok := one.decode(w, port, at.item(i)); ok {
 					all = append(all, p)
+				}
+				if port.compose() { // a later file may say a port again
+					all = append(all[:before], slices.DeleteFunc(slices.Clone(all[before:]), func(p Port) bool { return slices.Contains(all[:before], p) })...)
 				}
 				for len(from) < len(all) {
 					from = append(from, item{port, i})
@@ -51,7 +56,7 @@ func ports() kind[[]Port] {
 // portKeys are those of the long form, which is how ports are printed too.
 func portKeys() *object[Port] {
 	number := func() kind[int] { return integer(1, 65535) }
-	published := scalar("a port", intScalar|stringScalar, textSchema, func(_ *walker, s string) ([2]int, error) {
+	published := scalar("a port", intScalar|stringScalar, textSchema, func(_ *walker, _ *node, s string) ([2]int, error) {
 		low, high, err := portRange(s)
 		if err != nil {
 			return [2]int{}, wrong{quote(s) + " is not a port", `write 8080, or "8000-8010" for one of them`}
@@ -112,7 +117,10 @@ func shortPorts(w *walker, n *node, at *trail) []Port {
 		return fail("%s is neither tcp nor udp", quote(protocol))
 	}
 	host, published, target := splitPort(rest)
-	if host == "" {
+	switch {
+	case host == "" && n.compose():
+		host = w.publishAddress()
+	case host == "":
 		host = DefaultHostIP
 	}
 	ip, err := netip.ParseAddr(host)

@@ -197,7 +197,7 @@ func ulimitKeys() *object[Ulimit] {
 
 func limit() kind[uint64] {
 	schema := variables(schemaDoc{"type": "integer", "minimum": -1})
-	return scalar("an integer", intScalar|stringScalar, schema, func(_ *walker, text string) (uint64, error) {
+	return scalar("an integer", intScalar|stringScalar, schema, func(_ *walker, _ *node, text string) (uint64, error) {
 		if text == "-1" {
 			return unlimited, nil
 		}
@@ -219,7 +219,7 @@ func limit() kind[uint64] {
 
 // mode is an octal mode, however it is written.
 func mode() kind[uint32] {
-	return scalar("a mode", intScalar|stringScalar, schemaDoc{"type": []any{"string", "integer"}}, func(_ *walker, text string) (uint32, error) {
+	return scalar("a mode", intScalar|stringScalar, schemaDoc{"type": []any{"string", "integer"}}, func(_ *walker, _ *node, text string) (uint32, error) {
 		n, err := strconv.ParseUint(strings.TrimPrefix(text, "0o"), 8, 16)
 		if err != nil || n > 0o777 {
 			return 0, wrong{quote(text) + " is not a mode", `write mode: "0440"`}
@@ -230,7 +230,7 @@ func mode() kind[uint32] {
 
 // number32 is a uid or gid.
 func number32() kind[uint32] {
-	return scalar("an integer", intScalar|stringScalar, schemaDoc{"type": []any{"string", "integer"}}, func(_ *walker, text string) (uint32, error) {
+	return scalar("an integer", intScalar|stringScalar, schemaDoc{"type": []any{"string", "integer"}}, func(_ *walker, _ *node, text string) (uint32, error) {
 		n, err := strconv.ParseUint(text, 10, 32)
 		if err != nil || n == 1<<32-1 {
 			return 0, errors.New(quote(text) + " is not the number of a user or group")

@@ -17,7 +17,7 @@ const seccompDefault = "default"
 
 // seccompProfile is a word, or the path of a profile; the digest comes later.
 func seccompProfile() kind[Seccomp] {
-	k := scalar("a path", anyScalar, textSchema, func(w *walker, text string) (Seccomp, error) {
+	k := scalar("a path", anyScalar, textSchema, func(w *walker, n *node, text string) (Seccomp, error) {
 		switch text {
 		case "":
 			return Seccomp{}, errors.New("the path is empty")
@@ -26,7 +26,7 @@ func seccompProfile() kind[Seccomp] {
 		case SeccompUnconfined:
 			return Seccomp{Profile: text}, nil
 		}
-		return Seccomp{Profile: w.path(text)}, nil
+		return Seccomp{Profile: w.path(n, text)}, nil
 	}, func(s Seccomp) any { return encodeText(s.Profile) })
 	k.diff = func(field string, old, new Seccomp) []Change {
 		if old == new {

@@ -15,14 +15,14 @@ var errKind = errors.New("another kind of value")
 
 // scalar is the kind of values that are one word in the file. want names them
 // ("a number"); parse reads the text of a scalar that accept allows.
-func scalar[V any](want string, accept scalarKind, schema schemaDoc, parse func(w *walker, text string) (V, error), encode func(V) any) kind[V] {
+func scalar[V any](want string, accept scalarKind, schema schemaDoc, parse func(w *walker, n *node, text string) (V, error), encode func(V) any) kind[V] {
 	decode := func(w *walker, n *node, at *trail) (v V, ok bool) {
 		if !w.visit(n) || !w.resolve(n, at) {
 			return v, false
 		}
 		err := errKind
 		if n.kind == scalarNode && n.scalar()&accept != 0 {
-			v, err = parse(w, n.text)
+			v, err = parse(w, n, n.text)
 		}
 		switch {
 		case errors.Is(err, errKind):
@@ -49,13 +49,13 @@ var textSchema = schemaDoc{"type": []any{"string", "number", "boolean"}}
 // word is text that must not look like a number, a boolean or nothing.
 func word(schema schemaDoc, parse func(string) (string, error)) kind[string] {
 	return scalar("a string", stringScalar, with(schemaDoc{"type": "string"}, schema),
-		func(_ *walker, text string) (string, error) { return parse(text) }, encodeText)
+		func(_ *walker, _ *node, text string) (string, error) { return parse(text) }, encodeText)
 }
 
 // text is any scalar as it is written.
 func text(schema schemaDoc, parse func(string) (string, error)) kind[string] {
 	return scalar("a string", anyScalar, with(textSchema, schema),
-		func(_ *walker, text string) (string, error) { return parse(text) }, encodeText)
+		func(_ *walker, _ *node, text string) (string, error) { return parse(text) }, encodeText)
 }
 
 // verbatim is any scalar as it is written, where empty text is a value.
@@ -76,11 +76,11 @@ func encodeText(s string) any {
 
 // hostPath is a path of the host; relative ones start at the stack's folder.
 func hostPath() kind[string] {
-	return scalar("a path", anyScalar, textSchema, func(w *walker, text string) (string, error) {
+	return scalar("a path", anyScalar, textSchema, func(w *walker, n *node, text string) (string, error) {
 		if text == "" {
 			return "", errors.New("the path is empty")
 		}
-		return w.path(text), nil
+		return w.path(n, text), nil
 	}, encodeText)
 }
 
@@ -89,7 +89,7 @@ func size(low, multiple uint64, why string) kind[uint64] {
 		schemaDoc{"type": "integer", "minimum": low, "maximum": uint64(maxSize)},
 		schemaDoc{"type": "string", "pattern": sizeText.String()},
 	}})
-	return scalar("a size", intScalar|floatScalar|stringScalar, schema, func(_ *walker, text string) (uint64, error) {
+	return scalar("a size", intScalar|floatScalar|stringScalar, schema, func(_ *walker, _ *node, text string) (uint64, error) {
 		n, err := ParseSize(text)
 		switch {
 		case err != nil:
@@ -106,13 +106,13 @@ func size(low, multiple uint64, why string) kind[uint64] {
 func duration() kind[time.Duration] {
 	schema := schemaDoc{"type": "string", "examples": []any{"10s", "1m30s"}}
 	return scalar("a duration", intScalar|floatScalar|stringScalar, schema,
-		func(_ *walker, text string) (time.Duration, error) { return parseDuration(text) },
+		func(_ *walker, _ *node, text string) (time.Duration, error) { return parseDuration(text) },
 		func(d time.Duration) any { return formatDuration(d) })
 }
 
 func integer(low, high int) kind[int] {
 	schema := variables(schemaDoc{"type": "integer", "minimum": low, "maximum": high})
-	return scalar("an integer", intScalar|stringScalar, schema, func(_ *walker, text string) (int, error) {
+	return scalar("an integer", intScalar|stringScalar, schema, func(_ *walker, _ *node, text string) (int, error) {
 		if !intText.MatchString(text) {
 			return 0, errKind
 		}
@@ -126,7 +126,7 @@ func integer(low, high int) kind[int] {
 
 func number(low, high float64) kind[float64] {
 	schema := variables(schemaDoc{"type": "number", "minimum": low, "maximum": high})
-	return scalar("a number", intScalar|floatScalar|stringScalar, schema, func(_ *walker, text string) (float64, error) {
+	return scalar("a number", intScalar|floatScalar|stringScalar, schema, func(_ *walker, _ *node, text string) (float64, error) {
 		if !intText.MatchString(text) && !floatText.MatchString(text) {
 			return 0, errKind
 		}
@@ -140,7 +140,7 @@ func number(low, high float64) kind[float64] {
 
 func boolean() kind[bool] {
 	schema := variables(schemaDoc{"type": "boolean"})
-	return scalar("true or false", boolScalar|stringScalar, schema, func(_ *walker, text string) (bool, error) {
+	return scalar("true or false", boolScalar|stringScalar, schema, func(_ *walker, _ *node, text string) (bool, error) {
 		switch strings.ToLower(text) {
 		case "true":
 			return true, nil
@@ -213,7 +213,7 @@ func choose(all []choice, text string) (choice, error) {
 
 func enum[V ~string](all ...choice) kind[V] {
 	schema := variables(schemaDoc{"enum": choices(all)})
-	return scalar("a string", stringScalar, schema, func(_ *walker, text string) (V, error) {
+	return scalar("a string", stringScalar, schema, func(_ *walker, _ *node, text string) (V, error) {
 		c, err := choose(all, text)
 		return V(c.name), err
 	}, func(v V) any { return encodeText(string(v)) })
@@ -281,24 +281,6 @@ func (w *walker) list(n *node, at *trail) bool {
 	return false
 }
 
-// namePattern is the rule for names of stacks, containers and volumes.
-const namePattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
-
-// named is the kind of mappings from names to k.
-func named[V any](what string, k kind[V]) kind[map[string]V] {
-	m := mapping(k, func(name string) error {
-		if !nameText.MatchString(name) {
-			return wrong{
-				fmt.Sprintf("%s is not a name for a %s", quote(name), what),
-				"names have lower-case letters, digits, _ and -, begin with a letter or digit, and are at most 63 long",
-			}
-		}
-		return nil
-	})
-	m.schema["propertyNames"] = schemaDoc{"pattern": namePattern}
-	return m
-}
-
 // mapping is the kind of mappings from keys that check allows to k.
 func mapping[V any](k kind[V], check func(key string) error) kind[map[string]V] {
 	return kind[map[string]V]{
@@ -339,7 +321,7 @@ func mapping[V any](k kind[V], check func(key string) error) kind[map[string]V] 
 			}
 			return mergeEntries(base, over, func(name string, b, o *node) *node {
 				if k.merge == nil {
-					return o
+					return replaced(b, o)
 				}
 				return k.merge(w, b, o, at.key(name))
 			})

@@ -17,7 +17,7 @@ const stdinFile = "-"
 // that is wrong, in order of place, warnings among them. Nothing is started,
 // written or fetched.
 func Load(opts Options) (*Loaded, error) {
-	l := &loader{opts: opts, report: newReporter()}
+	l := newLoader(opts)
 	stack := l.load()
 	findings := l.report.done()
 	if err := findings.Err(); err != nil {
@@ -26,12 +26,20 @@ func Load(opts Options) (*Loaded, error) {
 	return &Loaded{Stack: stack, Files: l.read, Profiles: l.profiles, Findings: findings}, nil
 }
 
+func newLoader(opts Options) *loader {
+	return &loader{opts: opts, report: newReporter(), extends: map[string]*lowering{}}
+}
+
 type loader struct {
 	opts   Options
 	report *reporter
 	read   []string // absolute paths
 	// profiles are those that the files name.
 	profiles []string
+	// extends has the files that services are taken from, by path; others counts the
+	// files beside those of the command line.
+	extends map[string]*lowering
+	others  int
 }
 
 // input is one stack file that was read.
@@ -52,6 +60,7 @@ func (l *loader) load() *Stack {
 		return nil
 	}
 	w := newWalker(l.report, dir, l.near(inputs[0]), l.lookup(inputs[0], dir))
+	w.publish = l.opts.PublishAddress
 	if len(l.opts.Profiles) == 0 {
 		l.opts.Profiles = profilesOf(w.lookup)
 	}
@@ -64,14 +73,15 @@ func (l *loader) load() *Stack {
 		keys.field("defaults").decode(w, d, (*trail)(nil).key("defaults"), new(file))
 	}
 	applyDefaults(w, root)
+	composeDefaults(root)
 	f, ok := keys.decode(w, root, nil)
 	if !ok || w.nodes < 0 {
 		return nil
 	}
-	c := &checker{w: w, root: root, file: &f, env: map[string][]envEntry{}, filters: map[string]string{}}
+	c := &checker{w: w, root: root, file: &f, env: map[envKey][]envEntry{}, filters: map[string]string{}}
 	c.activate(l.opts)
 	l.profiles = c.profileNames()
-	stack := &Stack{Name: l.name(f.name, root, dir), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
+	stack := &Stack{Name: l.name(f.name, root, dir, w.lookup), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
 		Volumes: c.volumesInUse(), Secrets: f.secrets, Configs: f.configs}
 	stack.Networks = usedNetworks(stack.Containers, f.networks)
 	c.check(l.opts)
@@ -108,53 +118,91 @@ func (l *loader) near(first input) string {
 	return filepath.Dir(first.name)
 }
 
-// lookup answers variables: the caller's, then those of .env beside the first
-// file.
+// caller looks variables up in the caller's environment.
+func (l *loader) caller() func(string) (string, bool) {
+	if l.opts.LookupEnv == nil {
+		return func(string) (string, bool) { return "", false }
+	}
+	return l.opts.LookupEnv
+}
+
+// valueOf is the value of a variable; "" where it is not set.
+func valueOf(lookup func(string) (string, bool), name string) string {
+	if v, ok := lookup(name); ok {
+		return v
+	}
+	return ""
+}
+
+// lookup returns what looks variables up: in the caller's environment, then in .env
+// beside the first file, or in the files that are named in its place.
 func (l *loader) lookup(first input, dir string) func(string) (string, bool) {
-	caller := l.opts.LookupEnv
-	if caller == nil {
-		caller = func(string) (string, bool) { return "", false }
-	}
-	name := ".env"
+	near := dir
 	if first.path != stdinFile {
-		dir, name = filepath.Dir(first.path), filepath.Join(filepath.Dir(first.name), name)
+		dir, near = filepath.Dir(first.path), filepath.Dir(first.name)
 	}
-	data, err := readBounded(filepath.Join(dir, ".env"))
-	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			l.fail(name, "", "%s", reason(err))
+	return l.variables(dir, near, l.caller(), l.envFiles(near))
+}
+
+// envFiles are the files of variables that are read for a folder. One that is only
+// looked for need not be there.
+func (l *loader) envFiles(near string) (files []string) {
+	if files = l.opts.EnvFiles; len(files) == 0 {
+		text := valueOf(l.caller(), "COMPOSE_ENV_FILES")
+		for name := range strings.SplitSeq(text, ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				files = append(files, name)
+			}
 		}
-		return caller
+	}
+	return files
+}
+
+// variables lays those of first over those of files of variables, or of the .env of
+// a folder where none is named.
+func (l *loader) variables(dir, near string, first func(string) (string, bool), files []string) func(string) (string, bool) {
+	optional := len(files) == 0
+	if optional {
+		files = []string{filepath.Join(near, ".env")}
 	}
 	vars := map[string]string{}
-	w := newWalker(l.report, dir, l.near(first), caller)
-	putEnv(w, parseEnv(w, name, data), vars, caller)
-	return func(name string) (string, bool) {
-		if v, ok := caller(name); ok {
+	w := newWalker(l.report, dir, near, first)
+	lookup := func(name string) (string, bool) {
+		if v, ok := first(name); ok {
 			return v, true
 		}
 		v, ok := vars[name]
 		return v, ok
 	}
+	for _, name := range files {
+		data, err := readBounded(name)
+		if err != nil {
+			if !optional || !errors.Is(err, fs.ErrNotExist) {
+				l.fail(name, "", "%s", reason(err))
+			}
+			continue
+		}
+		putEnv(w, parseEnv(w, name, data), vars, lookup)
+	}
+	return lookup
 }
 
-// merged answers the files' root, or nil where one cannot be read as YAML.
+// merged returns the files' root, or nil where one cannot be read as YAML.
 func (l *loader) merged(w *walker, inputs []input) *node {
 	var roots []*node
 	for _, in := range inputs {
-		root := parse(in.name, in.data, l.report)
-		if root == nil {
-			continue
+		if root := l.stackFile(w, in, within{}); root != nil {
+			roots = append(roots, root)
 		}
-		if root.kind != mappingNode {
-			w.error(root, nil, "", "a stack file is a mapping; found %s", root.describe())
-			continue
-		}
-		roots = append(roots, root)
 	}
 	if len(roots) < len(inputs) {
 		return nil
 	}
+	return l.laid(w, roots)
+}
+
+// laid lays files over each other, in order.
+func (l *loader) laid(w *walker, roots []*node) *node {
 	keys := stackKeys()
 	root := roots[0]
 	if len(roots) > 1 {
@@ -187,20 +235,24 @@ func applyDefaults(w *walker, root *node) {
 	root.entry("containers").value = &out
 }
 
-// name answers the stack's name: the caller's, the file's, the folder's.
-func (l *loader) name(written string, root *node, dir string) string {
+// name returns the stack's name: the caller's, the file's, the folder's.
+func (l *loader) name(written string, root *node, dir string, lookup func(string) (string, bool)) string {
+	said := l.opts.Name
+	if said == "" {
+		said = valueOf(lookup, "COMPOSE_PROJECT_NAME")
+	}
 	switch {
-	case l.opts.Name != "":
-		if !nameText.MatchString(l.opts.Name) {
+	case said != "":
+		if !stackText.MatchString(said) {
 			l.fail("", "use lower-case letters, digits, _ and -, beginning with a letter or digit",
-				"%s is not a name for a stack", quote(l.opts.Name))
+				"%s is not a name for a stack", quote(said))
 		}
-		return l.opts.Name
+		return said
 	case root.said("name"):
 		return written
 	}
 	name := strings.Map(func(r rune) rune {
-		if nameText.MatchString("a" + string(r)) {
+		if stackText.MatchString("a" + string(r)) {
 			return r
 		}
 		return -1

@@ -34,6 +34,17 @@ func mergeEntries(base, over *node, each func(name string, base, over *node) *no
 	return out
 }
 
+// replaced returns what stands of two values that have no merge of their own: the
+// later one, or both where it is a list that is added.
+func replaced(base, over *node) *node {
+	if !over.appends || over.override || base.kind != listNode || over.kind != listNode {
+		return over
+	}
+	out := *over
+	out.items = append(append([]*node(nil), base.items...), over.items...)
+	return &out
+}
+
 // mergeable reports whether two nodes can be merged as mappings, and where they
 // cannot, which of them stands.
 func mergeable(base, over *node) (*node, bool) {
@@ -65,7 +76,7 @@ func (o *object[T]) merge(w *walker, base, over *node, at *trail) *node {
 		case v.null():
 			return b
 		case f == nil || f.merge == nil:
-			return v
+			return replaced(b, v)
 		}
 		return f.merge(w, b, v, at.key(name))
 	})

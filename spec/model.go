@@ -123,10 +123,16 @@ type Mount struct {
 	// Type is "bind", "volume", "tmpfs", "block", or a filesystem type of the guest's kernel as
 	// in the OCI runtime-spec ("proc", "sysfs", ...).
 	Type        string   `json:"type"`
-	Source      string   `json:"source,omitempty"` // the volume's name for "volume"; absolute for "bind" and "block"
+	Source      string   `json:"source,omitempty"` // a volume's name, "": each instance has its own; absolute for "bind" and "block"
 	Destination string   `json:"destination"`      // absolute, clean
 	Options     []string `json:"options,omitempty"`
+	// CreateHostPath is false where the source of a bind must be there; nil: it is
+	// made as a folder where it is missing.
+	CreateHostPath *bool `json:"create_host_path,omitempty"`
 }
+
+// CreatesHostPath reports whether the mount's source is made where it is missing.
+func (m Mount) CreatesHostPath() bool { return m.Type == "bind" && m.CreateHostPath == nil }
 
 // Dependency says when a dependent may start.
 type Dependency struct {
@@ -322,6 +328,12 @@ type Options struct {
 	// Named containers are in the stack whatever their profiles, with what they
 	// cannot be without. One that there is not is ignored.
 	Named []string
+	// EnvFiles are read in place of .env; a later one goes before an earlier one.
+	// Empty: those that COMPOSE_ENV_FILES lists.
+	EnvFiles []string
+	// PublishAddress is where ports of Compose files are opened that name no address
+	// of the host. "": on all of them.
+	PublishAddress string
 	// LookupEnv answers variables for ${VAR} and for names of environment that
 	// have no value; .env beside the first file is consulted after it. Nil: none.
 	LookupEnv func(string) (string, bool)

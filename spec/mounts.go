@@ -38,7 +38,7 @@ func mountType() kind[string] {
 // guestPath is an absolute path in the container.
 func guestPath(what string, root bool) kind[string] {
 	schema := variables(schemaDoc{"type": "string", "pattern": "^/"})
-	return scalar("a path", stringScalar, schema, func(_ *walker, text string) (string, error) {
+	return scalar("a path", stringScalar, schema, func(_ *walker, _ *node, text string) (string, error) {
 		switch clean := path.Clean(text); {
 		case !strings.HasPrefix(text, "/"):
 			return "", wrong{quote(text) + " is not an absolute path", what + " is a path in the container"}
@@ -52,8 +52,8 @@ func guestPath(what string, root bool) kind[string] {
 	}, encodeText)
 }
 
-// mounts is a list of mounts, each a mapping or the short form
-// source:destination[:options].
+// mounts is a list of mounts, each a mapping or a short form:
+// source:destination[:options], or the destination of a volume without a name.
 func mounts() kind[[]Mount] {
 	one := mountKeys().kind()
 	return kind[[]Mount]{
@@ -72,7 +72,14 @@ func mounts() kind[[]Mount] {
 			for i, mount := range long.items {
 				m, ok := one.decode(w, mount, at.item(i))
 				if d := mount.child("destination"); d != nil && m.Destination != "" {
-					if j, used := first[m.Destination]; used {
+					if j, used := first[m.Destination]; used && mount.compose() { // the later one holds
+						for k := range from {
+							if from[k].index == j {
+								all, from = slices.Delete(all, k, k+1), slices.Delete(from, k, k+1)
+								break
+							}
+						}
+					} else if used {
 						w.error(d, at.item(i), "", "%s is already the destination of mounts[%d] (line %d)",
 							quote(m.Destination), j, long.items[j].child("destination").line)
 						continue
@@ -116,10 +123,9 @@ func longMount(w *walker, n *node, at *trail) *node {
 	switch {
 	case len(parts) > 1 && source != "" && strings.ContainsAny(source[:1], "/~."):
 		kind = "bind"
-	case strings.HasPrefix(source, "/") && len(parts) == 1:
-		w.error(n, at, "name a volume: cache:"+source, "a volume without a name is reserved for a later version")
-		return out
-	case strings.ContainsAny(source, "/~.") || source == "":
+	case strings.HasPrefix(source, "/") && len(parts) == 1: // a volume without a name
+		parts = []string{"", source}
+	case strings.ContainsAny(source, "/~") || source == "" || source[0] == '.':
 		hint := ""
 		if len(parts) > 1 && source != "" {
 			hint = "write ./" + n.text + " for a folder of the host"
@@ -132,6 +138,10 @@ func longMount(w *walker, n *node, at *trail) *node {
 	}
 	out.broken = false
 	out.add(n.place, "type", &node{place: n.place, text: kind, quoted: true})
+	if parts[0] == "" {
+		out.add(n.place, "destination", n.at(0, source))
+		return out
+	}
 	out.add(n.place, "source", n.at(0, source))
 	out.add(n.place, "destination", n.at(len(source)+1, parts[1]))
 	if len(parts) == 3 {
@@ -171,15 +181,19 @@ func finishMount(w *walker, n *node, at *trail, m *Mount) bool {
 	if m.Type == "" || m.Destination == "" {
 		return false // said already
 	}
-	switch {
-	case m.Type == "volume" && !n.said("source"):
-		w.error(n, at, "give it a source: the name of a volume of the stack", "a volume without a name is reserved for a later version")
+	if m.CreateHostPath != nil && m.Type != "bind" {
+		w.error(n.child("create_host_path"), at.key("create_host_path"), "take it away", "only the source of a bind is made")
 		return false
+	}
+	if m.CreateHostPath != nil && *m.CreateHostPath {
+		m.CreateHostPath = nil // the default
+	}
+	switch {
 	case (m.Type == "bind" || m.Type == "block") && m.Source == "":
 		w.error(n, at, "", "%q is missing: what of the host it is", "source")
 		return false
 	case m.Type == "bind", m.Type == "block":
-		m.Source = w.path(m.Source)
+		m.Source = w.path(n.child("source"), m.Source)
 	case m.Type == "tmpfs":
 		m.Source = "" // the kernel looks at none
 	case m.Type != "volume":

@@ -25,6 +25,11 @@ type node struct {
 	replaced, broken bool
 	// reset and override are Compose's tags for merging files.
 	reset, override bool
+	// appends: in a later file the list is added to that of an earlier one.
+	appends bool
+	// path names the node in the words of its file, where that is not the language's
+	// own: findings say it.
+	path *trail
 
 	items   []*node
 	entries []entry
@@ -80,9 +85,12 @@ func (n *node) said(key string) bool {
 
 func (n *node) null() bool { return n.kind == scalarNode && n.scalar() == nullScalar }
 
+// compose reports whether the node was written in Compose's dialect.
+func (n *node) compose() bool { return n.src != nil && n.src.compose }
+
 // at answers a node for a part of a scalar: offset bytes into its text.
 func (n *node) at(offset int, text string) *node {
-	part := &node{kind: scalarNode, place: n.place, text: text, quoted: true, replaced: true}
+	part := &node{kind: scalarNode, place: n.place, path: n.path, text: text, quoted: true, replaced: true}
 	written := n.src.rest(n.line, n.column)
 	if n.quoted && written != "" {
 		written = written[1:]

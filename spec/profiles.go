@@ -26,7 +26,10 @@ func profileText(s string) bool {
 
 // profilesOf are those that the environment, or .env, asks for.
 func profilesOf(lookup func(string) (string, bool)) []string {
-	text, _ := lookup("VZCOMPOSE_PROFILES")
+	text, said := lookup("VZCOMPOSE_PROFILES")
+	if !said {
+		text = valueOf(lookup, "COMPOSE_PROFILES")
+	}
 	var all []string
 	for p := range strings.SplitSeq(text, ",") {
 		if p = strings.TrimSpace(p); p != "" {

@@ -77,7 +77,10 @@ func TestProfiles(t *testing.T) {
 
 // Profiles may be asked for in .env, beside the stack file.
 func TestProfilesOfTheEnvironment(t *testing.T) {
-	dir := t.TempDir()
+	dir, other := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(other, "vzcompose.yaml"), []byte(profiled), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, text := range map[string]string{"vzcompose.yaml": profiled, ".env": "VZCOMPOSE_PROFILES=db, nothing\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -85,11 +88,12 @@ func TestProfilesOfTheEnvironment(t *testing.T) {
 	}
 	for want, o := range map[string]Options{
 		"db web":       {Dir: dir},
-		"admin db web": {Dir: dir, LookupEnv: func(string) (string, bool) { return "tools,db", true }},
+		"admin db web": {Dir: dir, LookupEnv: func(name string) (string, bool) { return "tools,db", name == "VZCOMPOSE_PROFILES" }},
+		"admin  db web": {Files: []string{filepath.Join(other, "vzcompose.yaml")}, LookupEnv: func(name string) (string, bool) { return "tools,db", name == "COMPOSE_PROFILES" }},
 		"web":          {Dir: dir, Profiles: []string{"other"}},
 	} {
 		loaded, err := Load(o)
-		if err != nil || strings.Join(sortedKeys(loaded.Stack.Containers), " ") != want {
+		if err != nil || strings.Join(sortedKeys(loaded.Stack.Containers), " ") != strings.ReplaceAll(want, "  ", " ") {
 			t.Errorf("%v, %v, want %s", loaded, err, want)
 		}
 	}

@@ -114,9 +114,9 @@ func cut(s string) string {
 	return s
 }
 
-// legible keeps a path on one line.
+// legible keeps a path on one line, and its parts apart.
 func legible(name string) string {
-	if strings.ContainsFunc(name, unprintable) {
+	if strings.ContainsFunc(name, unprintable) || strings.ContainsRune(name, '.') {
 		return quote(name)
 	}
 	return cut(name)

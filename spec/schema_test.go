@@ -89,7 +89,7 @@ func TestSchemaAgreesWithLoad(t *testing.T) {
 		`{containers: {web: {memory: 5xyz}}}`, `{containers: {web: {cpus: two}}}`, `{containers: {web: {cpus: -3}}}`,
 		`{containers: {web: {mounts: [{type: tmpfs}]}}}`, `{containers: {web: {mounts: [{type: "Not A Type", destination: /a}]}}}`,
 		`{containers: {web: {restart: sometimes}}}`, `{containers: {web: {depends_on: {db: {condition: well}}}}}`,
-		`{containers: {Web: {}}}`, `{containers: {web: {image: a, rootfs: {tar: b}}}}`, `{volumes: {v: {size: 1}}}`,
+		`{containers: {"We b": {}}}`, `{containers: {web: {image: a, rootfs: {tar: b}}}}`, `{volumes: {v: {size: 1}}}`,
 		`{containers: {web: {rootfs: {}}}}`, `{containers: {web: {replicas: 101}}}`, `{name: "My Shop"}`,
 		`{containers: {web: {environment: 3}}}`, `{services: {}}`, `{defaults: {helthcheck: 1}}`,
 	} {

@@ -11,6 +11,13 @@ import (
 type source struct {
 	name  string // as findings name it
 	lines []string
+	// compose: it is written in Compose's dialect.
+	compose bool
+	// dir is what its relative paths start at, near the same as the user reaches it,
+	// and lookup returns its variables. Zero: as the walker has them. A file that is
+	// included has its own.
+	dir, near string
+	lookup    func(string) (string, bool)
 	// wide marks the long lines in which a rune is not a byte; made when asked.
 	wide map[int]bool
 }

@@ -223,8 +223,8 @@ func TestFileIsFoundUpward(t *testing.T) {
 		t.Errorf("got %+v %v", l, err)
 	}
 	write("shop/a/docker-compose.yml")
-	if _, err := Load(Options{Dir: deep}); err == nil || !strings.Contains(err.Error(), "a/docker-compose.yml: this is a Compose file") {
-		t.Errorf("got %v", err)
+	if l, err := Load(Options{Dir: deep}); err != nil || l.Files[0] != filepath.Join(root, "shop/a/docker-compose.yml") {
+		t.Errorf("got %+v %v", l, err)
 	}
 	t.Chdir(deep)
 	if _, err := Load(Options{Files: []string{"../../vzcompose.yaml"}, Name: "Bad Name"}); err == nil || !strings.Contains(err.Error(), `"Bad Name" is not a name`) {

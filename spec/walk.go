@@ -20,6 +20,8 @@ type walker struct {
 	dir string
 	// near is that folder as the user reaches it.
 	near string
+	// publish is where ports of Compose files without an address are opened.
+	publish string
 	// parts: what is read is laid over or under something else, so that a mapping
 	// need not be complete. It is when the result is read.
 	parts bool
@@ -49,17 +51,23 @@ func newWalker(report *reporter, dir, near string, lookup func(string) (string, 
 }
 
 func (w *walker) error(n *node, at *trail, hint, format string, args ...any) {
-	w.errorAt(n.place, at, hint, format, args...)
+	w.finding(diag.Error, n, n.place, at, hint, fmt.Sprintf(format, args...))
 }
 
-func (w *walker) errorAt(p place, at *trail, hint, format string, args ...any) {
-	w.report.add(p, diag.Finding{Path: at.String(), Message: fmt.Sprintf(format, args...), Hint: hint})
+// finding reports what is noticed about a node, at a place in its file and in the
+// words of its file.
+func (w *walker) finding(severity diag.Severity, n *node, where place, at *trail, hint, message string) {
+	if n.path != nil {
+		at = n.path
+	}
+	if n.compose() {
+		message, hint = composeWords(message), composeWords(hint)
+	}
+	w.report.add(where, diag.Finding{Severity: severity, Path: at.String(), Message: message, Hint: hint})
 }
 
 func (w *walker) warn(n *node, at *trail, hint, format string, args ...any) {
-	w.report.add(n.place, diag.Finding{
-		Severity: diag.Warning, Path: at.String(), Message: fmt.Sprintf(format, args...), Hint: hint,
-	})
+	w.finding(diag.Warning, n, n.place, at, hint, fmt.Sprintf(format, args...))
 }
 
 // wrong reports an error about a value, with its hint.
@@ -93,7 +101,7 @@ func (w *walker) resolve(n *node, at *trail) bool {
 	}
 	if strings.ContainsRune(n.text, '$') {
 		n.replaced = true
-		text, ok := interpolate(n.text, w.room, w.lookup, func(p problem) { w.variable(n, at, p) })
+		text, ok := interpolate(n.text, w.room, w.variables(n), func(p problem) { w.variable(n, at, p) })
 		w.room -= len(text)
 		n.text, n.broken = text, !ok
 	}
@@ -121,20 +129,32 @@ func (w *walker) variable(n *node, at *trail, p problem) {
 			where = place{src: n.src, line: line, column: column, length: utf8.RuneCountInString(p.part)}
 		}
 	}
-	w.report.add(where, diag.Finding{Severity: severity, Path: at.String(), Message: p.message, Hint: p.hint})
+	w.finding(severity, n, where, at, p.hint, p.message)
 }
 
-// path makes a path of the host absolute.
-func (w *walker) path(text string) string {
+// variables returns what looks variables up for a node of a file.
+func (w *walker) variables(n *node) func(string) (string, bool) {
+	if n.src != nil && n.src.lookup != nil {
+		return n.src.lookup
+	}
+	return w.lookup
+}
+
+// path makes a path of the host absolute. The node is where it is written.
+func (w *walker) path(n *node, text string) string {
 	if rest, ok := strings.CutPrefix(text, "~/"); ok {
-		if home, set := w.lookup("HOME"); set && filepath.IsAbs(home) {
+		if home, set := w.variables(n)("HOME"); set && filepath.IsAbs(home) {
 			return filepath.Join(home, rest)
 		}
 	}
 	if filepath.IsAbs(text) {
 		return filepath.Clean(text)
 	}
-	return filepath.Join(w.dir, text)
+	dir := w.dir
+	if n.src != nil && n.src.dir != "" {
+		dir = n.src.dir
+	}
+	return filepath.Join(dir, text)
 }
 
 // shown is a path of the host as the user reaches it.

@@ -57,8 +57,8 @@ func (a *app) run(c *cli.Context) error {
 	if name == "" {
 		name = args[0] + "-run-" + strings.ToLower(rand.Text()[:8])
 	}
-	if !stack.ValidName(name) {
-		return usage("--instance %s: names have lower-case letters, digits, _ and -", name)
+	if c.IsSet("instance") && !spec.ValidInstanceName(name) {
+		return usage("--instance %s: names have letters, digits, _, . and -, and are none of a file of the stack's folder", name)
 	}
 	a.cold = c.Bool("cold")
 	w, err := a.withRun(c, args[0], args[1:])

@@ -85,7 +85,7 @@ func (a *app) rmCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "do not ask"},
 			&cli.BoolFlag{Name: "stop", Aliases: []string{"s"}, Usage: "stop those that run first"},
-			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "and the volumes that only they have, since their images ask for them"},
+			&cli.BoolFlag{Name: "volumes", Aliases: []string{"v"}, Usage: "and the volumes that only they have: without a name in the stack file, or of their images"},
 			graceFlag(),
 			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
 		},

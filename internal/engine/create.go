@@ -37,6 +37,10 @@ const (
 
 const undoLimit = 30 * time.Second
 
+// maxHostname is what the kernel takes (HOST_NAME_MAX), in bytes: an instance of a
+// container with a long name has a longer one.
+const maxHostname = 64
+
 // create makes an instance: its folder, its writable layer and, last, its
 // record, without which it counts as half-made.
 func (s *Stack) create(ctx context.Context, op planner.Create, report func(event.Progress)) (err error) {
@@ -179,12 +183,8 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Health, err = health(c, img); err != nil {
 		return rec, err
 	}
-	declared := len(c.Mounts)
-	if c, err = withVolumes(c, img, t.Instance); err != nil {
+	if c, rec.Anonymous, err = withVolumes(c, img, t.Instance); err != nil {
 		return rec, err
-	}
-	for _, m := range c.Mounts[declared:] {
-		rec.Anonymous = append(rec.Anonymous, m.Source)
 	}
 	ids := map[string]string{}
 	for _, m := range c.Mounts {
@@ -219,8 +219,9 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Interfaces, err = on(); err != nil {
 		return rec, err
 	}
-	rec.Files, given = files(c, rec.Interfaces, first(c.Hostname, t.Instance))
-	if rec.Runtime, err = runtimeSpec(c, img, first(c.Hostname, t.Instance), ids, given); err != nil {
+	hostname := first(c.Hostname, t.Instance[:min(len(t.Instance), maxHostname)])
+	rec.Files, given = files(c, rec.Interfaces, hostname)
+	if rec.Runtime, err = runtimeSpec(c, img, hostname, ids, given); err != nil {
 		return rec, err
 	}
 	if rec.Seccomp, err = seccompOf(c); err != nil {
@@ -244,19 +245,37 @@ func shareKey(m spec.Mount) string {
 
 // shareOf is the n'th share of an instance.
 func shareOf(m spec.Mount, n int) (store.Share, error) {
+	h := store.Share{ID: "share" + strconv.Itoa(n), Path: m.Source, ReadOnly: m.ReadOnly(), Make: m.CreatesHostPath()}
 	fi, err := os.Stat(m.Source)
-	if err != nil {
-		return store.Share{}, fmt.Errorf("bind %s: %w", m.Source, err)
+	if os.IsNotExist(err) && h.Make {
+		return h, nil
 	}
-	h := store.Share{ID: "share" + strconv.Itoa(n), Path: m.Source, ReadOnly: m.ReadOnly()}
+	if err != nil {
+		return h, fmt.Errorf("bind %s: %w", m.Source, err)
+	}
 	if !fi.IsDir() {
 		path, err := filepath.EvalSymlinks(m.Source)
 		if err != nil {
 			return h, fmt.Errorf("bind %s: %w", m.Source, err)
 		}
-		h.Path, h.File = path, filepath.Base(path)
+		h.Path, h.File, h.Make = path, filepath.Base(path), false
 	}
 	return h, nil
+}
+
+// makeShares makes the folders that an instance shares and that are missing, as the
+// user who starts it. They stay, whatever comes of the start: others may be at work
+// in them by then.
+func makeShares(rec store.Instance) error {
+	for _, h := range rec.Shares {
+		if !h.Make {
+			continue
+		}
+		if err := os.MkdirAll(h.Path, 0o777); err != nil { // less the umask, as mkdir(1) has it
+			return fmt.Errorf("make the source of a bind: %w", err)
+		}
+	}
+	return nil
 }
 
 // root finds the read-only root disk, and what its image says.

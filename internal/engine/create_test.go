@@ -55,3 +55,19 @@ func TestFailureReturnsLeases(t *testing.T) {
 		t.Errorf("an update that failed left %v, before it were %v", got, had)
 	}
 }
+
+// The name of an instance may be longer than that of a host.
+func TestLongNamesAreHostNames(t *testing.T) {
+	s := newStack(t, Options{CPUs: 1})
+	root := filepath.Join(t.TempDir(), "root")
+	if err := os.WriteFile(root, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := spec.Container{RootFS: &spec.RootFS{Block: root}, Command: []string{"true"}, CPUs: 1, Memory: 64 << 20}
+	name := strings.Repeat("My.App_x", 8)[:63] + "-1"
+	must(t, s, planner.Create{Target: planner.Target{Container: name[:63], Instance: name, Index: 1}, Spec: c})
+	rec, err := s.o.Home.ReadInstance(s.Name, name)
+	if err != nil || rec.Runtime.Hostname != name[:64] {
+		t.Errorf("%+v, %v", rec.Runtime, err)
+	}
+}

@@ -112,6 +112,9 @@ func (s *Stack) disksOf(c spec.Container) (all []disk) {
 	for _, m := range c.Mounts {
 		switch m.Type {
 		case "volume":
+			if m.Source == "" {
+				continue // the instance's own
+			}
 			all = appendDisk(all, fmt.Sprintf("volume %q", m.Source), s.VolumePath(m.Source), m.ReadOnly())
 		case "block":
 			all = appendDisk(all, "disk "+m.Source, m.Source, m.ReadOnly())

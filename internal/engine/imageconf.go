@@ -75,12 +75,13 @@ func checkCommand(test, shell []string) []string {
 	return append(slices.Clone(shell), test[1])
 }
 
-// withVolumes is c with a volume of its own wherever its image asks for one and
-// nothing is mounted there: kept as long as a named one, and found again by the
-// instance that is made anew.
-func withVolumes(c spec.Container, img image.Config, instance string) (spec.Container, error) {
+// withVolumes is c with a volume of the instance's own for each that the file does
+// not name, and wherever its image asks for one and nothing is mounted: kept as long
+// as a named one, and found again by the instance that is made anew. own are their
+// names.
+func withVolumes(c spec.Container, img image.Config, instance string) (_ spec.Container, own []string, err error) {
 	if len(img.Volumes) > maxImageVolumes {
-		return c, errs.New(errs.ResourceExhausted, "the image asks for %d volumes, more than %d", len(img.Volumes), maxImageVolumes)
+		return c, nil, errs.New(errs.ResourceExhausted, "the image asks for %d volumes, more than %d", len(img.Volumes), maxImageVolumes)
 	}
 	taken := map[string]bool{"/": true}
 	for _, m := range c.Mounts {
@@ -90,10 +91,16 @@ func withVolumes(c spec.Container, img image.Config, instance string) (spec.Cont
 	for _, at := range img.Volumes {
 		if at = path.Clean("/" + at); !taken[at] {
 			taken[at] = true
-			c.Mounts = append(c.Mounts, spec.Mount{Type: "volume", Source: volume.Anonymous(instance, at), Destination: at})
+			c.Mounts = append(c.Mounts, spec.Mount{Type: "volume", Destination: at})
 		}
 	}
-	return c, nil
+	for i, m := range c.Mounts {
+		if m.Type == "volume" && m.Source == "" {
+			c.Mounts[i].Source = volume.Anonymous(instance, m.Destination)
+			own = append(own, c.Mounts[i].Source)
+		}
+	}
+	return c, own, nil
 }
 
 // makeVolumes makes the volumes that only the instance of a record has, where they

@@ -56,13 +56,14 @@ func TestHealthOfTheImage(t *testing.T) {
 }
 
 func TestVolumesOfTheImage(t *testing.T) {
-	file := spec.Container{Mounts: []spec.Mount{{Type: "tmpfs", Destination: "/tmp"}, {Type: "volume", Source: "data", Destination: "/data"}}}
+	file := spec.Container{Mounts: []spec.Mount{{Type: "tmpfs", Destination: "/tmp"}, {Type: "volume", Source: "data", Destination: "/data"},
+		{Type: "volume", Destination: "/var/lib/x"}}}
 	img := image.Config{Volumes: []string{"/", "/data", "/tmp/", "/var/lib/x", "cache", "/a/../cache", "/\x1b[2J/" + strings.Repeat("y", 300)}}
-	c, err := withVolumes(file, img, "db-1")
+	c, own, err := withVolumes(file, img, "db-1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(file.Mounts) != 2 || len(c.Mounts) != 5 {
+	if len(file.Mounts) != 3 || file.Mounts[2].Source != "" || len(c.Mounts) != 5 || len(own) != 3 {
 		t.Fatalf("%d mounts, %+v", len(file.Mounts), c.Mounts)
 	}
 	names := map[string]bool{}
@@ -78,11 +79,11 @@ func TestVolumesOfTheImage(t *testing.T) {
 		}
 		names[m.Source] = true
 	}
-	again, _ := withVolumes(file, img, "db-1")
+	again, _, _ := withVolumes(file, img, "db-1")
 	if !slices.EqualFunc(again.Mounts, c.Mounts, func(a, b spec.Mount) bool { return a.Source == b.Source }) {
 		t.Error("made anew it has other volumes")
 	}
-	if _, err := withVolumes(file, image.Config{Volumes: make([]string, maxImageVolumes+1)}, "db-1"); err == nil {
+	if _, _, err := withVolumes(file, image.Config{Volumes: make([]string, maxImageVolumes+1)}, "db-1"); err == nil {
 		t.Error("as many volumes as it likes")
 	}
 }

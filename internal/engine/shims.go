@@ -153,6 +153,9 @@ func (s *Stack) spawnShim(ctx context.Context, name string) error {
 	if err := s.renewRoot(ctx, rec); err != nil {
 		return fmt.Errorf("find its root filesystem: %w", err)
 	}
+	if err := makeShares(rec); err != nil {
+		return err
+	}
 	from, err := s.bootWith(ctx, rec.Kernel)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func (s *Stack) planDown(world state.World, o DownOptions) (*planner.Plan, error
 // volumesOf returns the named volumes that a container mounts.
 func volumesOf(ct spec.Container) (names []string) {
 	for _, m := range ct.Mounts {
-		if m.Type == "volume" {
+		if m.Type == "volume" && m.Source != "" {
 			names = append(names, m.Source)
 		}
 	}

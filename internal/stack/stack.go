@@ -3,7 +3,6 @@ package stack
 import (
 	"context"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -28,19 +27,13 @@ func (h *Home) Declare(l *spec.Loaded, o spec.Options) *Stack {
 	return &Stack{Home: h, Stack: s, Declared: l.Stack, source: o}
 }
 
-// nameText is what stacks and instances may be called.
-var nameText = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-
-// ValidName reports whether a stack or an instance may have that name.
-func ValidName(name string) bool { return nameText.MatchString(name) }
-
 // Named returns a stack for what needs no declaration: its name and its records are
 // enough. A mistake in the stack file, or a file that is gone, keeps nobody from
 // seeing and stopping what was brought up.
 func (h *Home) Named(o spec.Options) (*Stack, error) {
 	id := spec.Identity{Name: o.Name} // a name alone is a stack wherever its files are
 	switch {
-	case o.Name != "" && !ValidName(o.Name):
+	case o.Name != "" && !spec.ValidStackName(o.Name):
 		return nil, usage("%q is not the name of a stack", o.Name)
 	case o.Name == "" || len(o.Files) > 0:
 		id = spec.Identify(o)

@@ -76,7 +76,7 @@ func (s *Stack) Scale(ctx context.Context, c Control, replicas map[string]int, n
 type RemoveOptions struct {
 	Names []string // containers or instances; all where there are none
 	Stop  bool     // also those that run
-	// Volumes removes the volumes that images have made for these instances.
+	// Volumes removes the volumes that only these instances have.
 	Volumes bool
 	// Confirm is asked before anything is removed; nil: it is not asked.
 	Confirm func([]state.Instance) error

@@ -42,8 +42,8 @@ type Instance struct {
 	Memory  uint64 `json:"memory"` // of the machine, in bytes
 	Root    string `json:"root"`   // path of the read-only root disk
 	Volumes []Disk `json:"volumes,omitempty"`
-	// Anonymous are the volumes that only this instance has, for its image asks for
-	// them.
+	// Anonymous are the volumes that only this instance has, for its declaration or
+	// its image asks for them without a name.
 	Anonymous []string `json:"anonymous,omitempty"`
 
 	Runtime     *specs.Spec   `json:"runtime"` // the OCI runtime-spec of its process
@@ -92,6 +92,7 @@ type Share struct {
 	ID       string `json:"id"`
 	Path     string `json:"path"`
 	File     string `json:"file,omitempty"` // its name, where it is a file
+	Make     bool   `json:"make,omitempty"` // a start makes the folder where it is missing
 	ReadOnly bool   `json:"read_only,omitempty"`
 }
 

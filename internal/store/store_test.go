@@ -18,6 +18,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/filelock"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/state"
+	"github.com/vzcompose/vzcompose/spec"
 )
 
 // lockEnv makes the test binary a process that takes the lock of that path,
@@ -89,6 +90,24 @@ func TestWhatCannotBeReadIsReportedAndKept(t *testing.T) {
 		}
 		if b, err := os.ReadFile(path); err != nil || string(b) != text {
 			t.Errorf("%.40q is now %.40q, %v", text, b, err)
+		}
+	}
+}
+
+// No instance is called as a file beside its folder.
+func TestFilesOfAStackAreNoInstances(t *testing.T) {
+	h := home(t)
+	for _, path := range []string{h.StackRecord("s"), h.stackLock("s"), h.Journal("s"), h.Journal("s") + ".1", h.NetworkRecord("s"),
+		h.Leases("s"), h.SwitchLock("s"), h.SwitchLog("s"), h.StackRecord("s") + ".damaged", removed(h.Instance("s", "web-1"))} {
+		for _, name := range []string{filepath.Base(path), strings.ToUpper(filepath.Base(path))} {
+			if spec.ValidInstanceName(name) {
+				t.Errorf("an instance may be called %s", name)
+			}
+		}
+	}
+	for _, name := range []string{"web-1", "lock-1", "stack", "Events", "my.switch.log"} {
+		if !spec.ValidInstanceName(name) {
+			t.Errorf("no instance may be called %s", name)
 		}
 	}
 }

@@ -21,12 +21,12 @@ func New(dir string) *Store { return &Store{dir} }
 const suffix = ".img"
 
 // ownerMark stands behind the instance in the name of a volume that only that
-// instance has. No volume of a stack file has it in its name.
-const ownerMark = "."
+// instance has. Neither an instance nor a volume of a stack file has it in its name.
+const ownerMark = "@"
 
 // Anonymous is the name of the volume that an instance has at a path of its
-// container because its image asks for one. It is the same each time the instance
-// is made.
+// container because the stack file or its image asks for one without a name. It is
+// the same each time the instance is made.
 func Anonymous(instance, path string) string {
 	readable := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {

@@ -71,3 +71,17 @@ func TestStore(t *testing.T) {
 		t.Errorf("the empty folder stayed: %v", err)
 	}
 }
+
+// Whose a volume is follows from its name, whatever names there are.
+func TestOwners(t *testing.T) {
+	s := New(t.TempDir())
+	for _, name := range []string{"my.data-12345678", Anonymous("My.App-1", "/var/lib")} {
+		if err := s.Create(name, 64<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := s.List()
+	if err != nil || len(all) != 2 || all[0].Instance != "My.App-1" || all[1].Instance != "" {
+		t.Errorf("%v, %v", all, err)
+	}
+}

@@ -104,7 +104,7 @@ containers:
 		if err := os.Mkdir(other.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		other.write("containers: {web: {image: busybox, mounts: [./nowhere:/a]}}\n")
+		other.write("containers: {web: {image: busybox, mounts: [{type: bind, source: ./nowhere, destination: /a, create_host_path: false}]}}\n")
 		r := other.vz("up", "-d")
 		if r.code != 2 || !strings.Contains(r.err, `"./nowhere" does not exist`) {
 			t.Errorf("%s", r)

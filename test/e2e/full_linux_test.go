@@ -73,6 +73,9 @@ containers:
   talker: {command: [sh, -c, 'i=0; while :; do echo "tick $$i %s"; i=$$((i+1)); sleep 0.1; done'], stop_grace_period: 0s}
 `, strings.Repeat("x", 500)))
 	s.must("up", "-d")
+	// What the set-up changed on the talker's disk is committed up to five seconds
+	// later (ext4(5), commit=). Afterwards nothing is written there.
+	s.must("exec", "talker", "sync")
 	path := filepath.Join(home, "stacks", s.name, "web-1", "writable.img")
 	stalled := func() bool { return s.instances()["web-1"].Stall == "host disk full: "+path }
 	atOnce := func(args ...string) result {

@@ -47,6 +47,7 @@ func shop() *Table {
 	t.Set(machine("db-1", true, on("back", "10.41.0.20", "", "store")))
 	t.Set(machine("new-1", false, on("front", "10.40.0.13", "")))
 	t.Set(machine("far-1", true, on("away", "10.42.0.10", "")))
+	t.Set(machine("My.App_x-1", true, on("front", "10.40.0.14", "")))
 	return t
 }
 
@@ -82,6 +83,8 @@ func TestNames(t *testing.T) {
 		{"front", "10.40.0.11", "web-3", dns.TypeA, "NOERROR"}, // not ready
 		{"front", "10.40.0.11", "new", dns.TypeA, "NOERROR"},
 		{"front", "10.40.0.11", "web", dns.TypeMX, "NOERROR"},
+		{"front", "10.40.0.11", "my.app_x", dns.TypeA, "NOERROR 10.40.0.14"},
+		{"front", "10.40.0.11", "My.App_x-1." + Zone, dns.TypeA, "NOERROR 10.40.0.14"},
 		{"front", "10.40.0.11", "db", dns.TypeA, "NXDOMAIN"}, // shares no network
 		{"front", "10.40.0.11", "far", dns.TypeA, "NXDOMAIN"},
 		{"front", "10.40.0.11", "nobody." + Zone, dns.TypeA, "NXDOMAIN"},

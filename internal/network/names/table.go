@@ -171,9 +171,11 @@ func (t *Table) machinesLocked(networks []Network, name string) (f found) {
 	return f
 }
 
-// called reports whether name is one of m's on interface i.
+// called reports whether name is one of m's on interface i. Case does not count in
+// DNS (RFC 4343).
 func (m Machine) called(i Interface, name string) bool {
-	return name == m.Instance || name == m.Container || slices.Contains(i.Aliases, name)
+	is := func(own string) bool { return strings.EqualFold(own, name) }
+	return is(m.Instance) || is(m.Container) || slices.ContainsFunc(i.Aliases, is)
 }
 
 func (f *found) add(addrs ...netip.Addr) {

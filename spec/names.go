@@ -1,0 +1,120 @@
+package spec
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// This file has what things may be called.
+
+// stackPattern is the rule for names of stacks: a stack is named after its folder
+// in lower case, and -n is typed.
+const stackPattern = `^[a-z0-9][a-z0-9_-]{0,62}$`
+
+// namePattern is the rule for all other names, that of Compose but for the first
+// letter: a name that begins with a dot is a hidden file and a path of the host, and
+// one that begins with - an option of a command.
+const namePattern = `^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,62}$`
+
+var (
+	stackText = regexp.MustCompile(stackPattern)
+	nameText  = regexp.MustCompile(namePattern)
+)
+
+// nameRule is namePattern in words.
+const nameRule = "names have letters, digits, _, . and -, begin with a letter, a digit or _, and are at most 63 long"
+
+// ValidStackName reports whether a stack may have the name.
+func ValidStackName(name string) bool { return stackText.MatchString(name) }
+
+// ValidInstanceName reports whether an instance may have the name. It is that of a
+// folder beside the files of the stack's own.
+func ValidInstanceName(name string) bool { return nameText.MatchString(name) && !stackFile(name) }
+
+// stackFiles are the files of a stack's folder (internal/store). Others begin with
+// these names: stack.json.damaged, events.jsonl.1.
+var stackFiles = []string{"lock", "stack.json", "events.jsonl", "networks.json", "leases.json", "switch.lock", "switch.log"}
+
+func stackFile(name string) bool {
+	return slices.ContainsFunc(stackFiles, func(f string) bool {
+		return len(name) >= len(f) && strings.EqualFold(name[:len(f)], f) && (len(name) == len(f) || name[len(f)] == '.')
+	})
+}
+
+// named is the kind of mappings from names to k.
+func named[V any](what string, k kind[V]) kind[map[string]V] {
+	m := mapping(k, func(name string) error {
+		if !nameText.MatchString(name) {
+			return wrong{fmt.Sprintf("%s is not a name for a %s", quote(name), what), nameRule}
+		}
+		return nil
+	})
+	m.schema["propertyNames"] = schemaDoc{"pattern": namePattern}
+	return m
+}
+
+// nameOf is the kind of a name of something of the stack.
+func nameOf(what string) kind[string] {
+	return text(schemaDoc{"pattern": namePattern + `|\$`}, func(text string) (string, error) {
+		if !nameText.MatchString(text) {
+			return "", wrong{fmt.Sprintf("%s is not a name for a %s", quote(text), what), nameRule}
+		}
+		return text, nil
+	})
+}
+
+// alike finds names that differ only in the case of letters. Volumes are
+// files, on a filesystem that may take one for the other; containers are looked up
+// in DNS, where they are the same.
+func (c *checker) alike(key string) {
+	n := c.root.child(key)
+	if n == nil || n.kind != mappingNode || !c.w.spend(n, n) {
+		return
+	}
+	first := map[string]*node{}
+	for _, e := range n.entries {
+		folded := strings.ToLower(e.key.text)
+		if f, ok := first[folded]; ok {
+			c.w.error(e.key, (*trail)(nil).key(key), "", "%s and %s (line %d) differ only in the case of letters",
+				quote(e.key.text), quote(f.text), f.line)
+			continue
+		}
+		first[folded] = e.key
+	}
+}
+
+// instanceNames: a container must not be called as an instance of another is. Both
+// are names in DNS and on the command line.
+func (c *checker) instanceNames(containers *node) {
+	folded := map[string]*node{}
+	for _, e := range containers.entries {
+		folded[strings.ToLower(e.key.text)] = e.key
+	}
+	for _, e := range containers.entries {
+		if of := c.instanceOf(strings.ToLower(e.key.text), folded); of != nil {
+			c.w.error(e.key, c.at(e.key.text), "", "%q is the name of an instance of container %q (line %d)", e.key.text, of.text, of.line)
+		}
+	}
+}
+
+// instanceOf returns the key of the container whose instance is called name, in
+// lower case; nil: there is none.
+func (c *checker) instanceOf(name string, containers map[string]*node) *node {
+	i := strings.LastIndexByte(name, '-')
+	if i < 0 {
+		return nil
+	}
+	of := containers[name[:i]]
+	if of == nil {
+		return nil
+	}
+	index, err := strconv.Atoi(name[i+1:])
+	d, ok := c.file.containers[of.text]
+	if err != nil || !ok || index < 1 || index > d.Replicas || InstanceName(name[:i], index) != name {
+		return nil
+	}
+	return of
+}
