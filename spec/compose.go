@@ -179,7 +179,7 @@ func (l *lowering) into(n *node, keys *composeLevel, out *node) {
 		case k.fate == hinted:
 			l.hint(e.key, k.do, "%q has no effect: %s", name, k.why)
 		case k.fate == refused:
-			l.w.error(e.key, nil, k.do, "%q: %s", name, k.why)
+			l.w.refuse(e.key, nil, k.do, "%q: %s", name, k.why)
 		}
 	}
 }

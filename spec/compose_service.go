@@ -175,9 +175,9 @@ func (l *lowering) ofHost(mount *node) bool {
 	}
 	switch p := l.w.path(source, source.text); {
 	case path.Base(p) == "docker.sock", path.Base(p) == "podman.sock", path.Base(p) == "containerd.sock":
-		l.w.error(source, nil, "run this service with the engine that it manages", "%s is the socket of an engine, which there is none of here", quote(source.text))
+		l.w.refuse(source, nil, "run this service with the engine that it manages", "%s is the socket of an engine, which there is none of here", quote(source.text))
 	case slices.Contains(hostTrees, p), strings.HasPrefix(p, "/dev/"), strings.HasPrefix(p, "/proc/"), strings.HasPrefix(p, "/sys/"):
-		l.w.error(source, nil, "a machine has its own; run what looks at the host on the host", "%s is a tree of the host's kernel", quote(source.text))
+		l.w.refuse(source, nil, "a machine has its own; run what looks at the host on the host", "%s is a tree of the host's kernel", quote(source.text))
 	default:
 		return false
 	}
@@ -191,9 +191,9 @@ func lowerMountType(l *lowering, e entry, out *node) {
 	}
 	switch text {
 	case "npipe", "cluster":
-		l.w.error(e.value, nil, "use bind or volume", "%s is not for machines that run Linux", quote(text))
+		l.w.refuse(e.value, nil, "use bind or volume", "%s is not for machines that run Linux", quote(text))
 	case "image":
-		l.w.error(e.value, nil, "copy what is needed into a volume", "files of another image cannot be mounted")
+		l.w.refuse(e.value, nil, "copy what is needed into a volume", "files of another image cannot be mounted")
 	case "bind", "volume", "tmpfs":
 	default:
 		l.w.error(e.value, nil, suggest(text, []string{"bind", "volume", "tmpfs"}), "%s is not bind, volume or tmpfs", quote(text))
@@ -373,11 +373,11 @@ func lowerDevices(l *lowering, e entry, out *node) {
 		}
 		source, _, _ := strings.Cut(text, ":")
 		if strings.HasPrefix(source, "/") && !slices.Contains(guestDevices, source) {
-			l.w.error(word, nil, "run this service with an engine on the host", "%s is a device of the host, which a machine does not have", quote(source))
+			l.w.refuse(word, nil, "run this service with an engine on the host", "%s is a device of the host, which a machine does not have", quote(source))
 			continue
 		}
 		if strings.ContainsRune(source, '=') {
-			l.w.error(word, nil, "run this service with an engine on the host", "%s is a device of the host (CDI), which a machine does not have", quote(source))
+			l.w.refuse(word, nil, "run this service with an engine on the host", "%s is a device of the host (CDI), which a machine does not have", quote(source))
 			continue
 		}
 		all = append(all, word)
@@ -397,7 +397,7 @@ func lowerRuntime(l *lowering, e entry, _ *node) {
 	switch {
 	case !ok || text == "":
 	case strings.Contains(text, "nvidia"):
-		l.w.error(e.value, nil, "run this service with an engine on the host", "%s: a machine has no GPU", quote(text))
+		l.w.refuse(e.value, nil, "run this service with an engine on the host", "%s: a machine has no GPU", quote(text))
 	default:
 		l.hint(e.value, "oci_runtime of a vzcompose.yaml has a runtime in the machine", "%s has no effect: the container is run by the machine's agent", quote(text))
 	}
@@ -410,7 +410,7 @@ func namespace(what string) func(l *lowering, e entry, out *node) {
 		if !ok || text == "" || text == "private" {
 			return
 		}
-		l.w.error(e.value, nil, "leave it out: a machine sees its own", "%s: the %s of the host, or of another service, are in another machine", quote(text), what)
+		l.w.refuse(e.value, nil, "leave it out: a machine sees its own", "%s: the %s of the host, or of another service, are in another machine", quote(text), what)
 	}
 }
 
@@ -421,13 +421,13 @@ func lowerIPC(l *lowering, e entry, _ *node) {
 	case text == "host":
 		l.hint(e.value, "shm_size says how much shared memory there is", "%s has no effect: a machine has shared memory of its own", quote(text))
 	default:
-		l.w.error(e.value, nil, "put both programs into one service", "%s: shared memory of another service is in another machine", quote(text))
+		l.w.refuse(e.value, nil, "put both programs into one service", "%s: shared memory of another service is in another machine", quote(text))
 	}
 }
 
 func lowerAPISocket(l *lowering, e entry, _ *node) {
 	if on, ok := l.flag(e.value); ok && on {
-		l.w.error(e.value, nil, "run this service with the engine that it manages", "there is no engine whose socket it could have")
+		l.w.refuse(e.value, nil, "run this service with the engine that it manages", "there is no engine whose socket it could have")
 	}
 }
 
@@ -534,9 +534,9 @@ func lowerNetworkMode(l *lowering, e entry, out *node) {
 	case text == "none":
 		l.put(out, e.key, "interfaces", l.like(e.value, listNode))
 	case text == "host":
-		l.w.error(e.value, nil, "publish the ports that it serves with ports, and reach the host's by host.docker.internal", "a machine is not on the host's network")
+		l.w.refuse(e.value, nil, "publish the ports that it serves with ports, and reach the host's by host.docker.internal", "a machine is not on the host's network")
 	case kind == "service" || kind == "container":
-		l.w.error(e.value, nil, "put both on a network, and use the name "+plain(of), "two machines do not share a network card")
+		l.w.refuse(e.value, nil, "put both on a network, and use the name "+plain(of), "two machines do not share a network card")
 	default:
 		l.w.error(e.value, nil, "name it under networks", "%s is not none or bridge", quote(text))
 	}
@@ -671,7 +671,7 @@ func lowerDriver(l *lowering, e entry, _ *node) {
 	switch {
 	case !ok || text == "" || text == "bridge" || text == "default":
 	case text == "host" || text == "none":
-		l.w.error(e.value, nil, "publish ports, or leave the network out", "a machine is not on the host's network")
+		l.w.refuse(e.value, nil, "publish ports, or leave the network out", "a machine is not on the host's network")
 	default:
 		l.hint(e.value, "", "%s is read as bridge: every network is carried by the stack's own switch", quote(text))
 	}
@@ -717,13 +717,13 @@ func (l *lowering) externals(n *node) bool {
 
 func externalNetwork(l *lowering, e entry, _ *node) {
 	if l.externals(e.value) {
-		l.w.error(e.key, nil, "take external away: the network is made for this stack; to reach another stack publish a port there and use host.docker.internal", "an external network cannot be joined: one switch serves one stack")
+		l.w.refuse(e.key, nil, "take external away: the network is made for this stack; to reach another stack publish a port there and use host.docker.internal", "an external network cannot be joined: one switch serves one stack")
 	}
 }
 
 func externalOrigin(l *lowering, e entry, _ *node) {
 	if l.externals(e.value) {
-		l.w.error(e.key, nil, "name a file or a variable", "there is no store of secrets and configs")
+		l.w.refuse(e.key, nil, "name a file or a variable", "there is no store of secrets and configs")
 	}
 }
 
@@ -742,7 +742,7 @@ func externalVolume(l *lowering, e entry, out *node) {
 
 func volumeDriver(l *lowering, e entry, _ *node) {
 	if text, ok := l.text(e.value); ok && text != "" && text != "local" {
-		l.w.error(e.value, nil, "leave it out: a volume is a disk of its stack; bind a folder of the host for what lies elsewhere", "there is no driver %s", quote(text))
+		l.w.refuse(e.value, nil, "leave it out: a volume is a disk of its stack; bind a folder of the host for what lies elsewhere", "there is no driver %s", quote(text))
 	}
 }
 
@@ -797,7 +797,7 @@ func (l *lowering) findDisks(volumes *node) {
 				mount.add(o.place, "options", list)
 			}
 		default:
-			l.w.error(o, nil, "mount it on the host, and bind the folder", "a volume of type %s cannot be made", quote(kind))
+			l.w.refuse(o, nil, "mount it on the host, and bind the folder", "a volume of type %s cannot be made", quote(kind))
 			continue
 		}
 		l.disks[v.key.text] = mount

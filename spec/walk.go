@@ -20,6 +20,8 @@ type walker struct {
 	dir string
 	// near is that folder as the user reaches it.
 	near string
+	// unsupported marks the finding that is being reported.
+	unsupported bool
 	// publish is where ports of Compose files without an address are opened.
 	publish string
 	// parts: what is read is laid over or under something else, so that a mapping
@@ -63,7 +65,14 @@ func (w *walker) finding(severity diag.Severity, n *node, where place, at *trail
 	if n.compose() {
 		message, hint = composeWords(message), composeWords(hint)
 	}
-	w.report.add(where, diag.Finding{Severity: severity, Path: at.String(), Message: message, Hint: hint})
+	w.report.add(where, diag.Finding{Severity: severity, Path: at.String(), Message: message, Hint: hint, Unsupported: w.unsupported})
+}
+
+// refuse reports what a file asks for and cannot have.
+func (w *walker) refuse(n *node, at *trail, hint, format string, args ...any) {
+	w.unsupported = true
+	w.error(n, at, hint, format, args...)
+	w.unsupported = false
 }
 
 func (w *walker) warn(n *node, at *trail, hint, format string, args ...any) {

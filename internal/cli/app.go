@@ -237,7 +237,7 @@ func (a *app) command() *cli.App {
 			a.upCommand(), a.downCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(),
 			a.killCommand(), a.waitCommand(), a.pauseCommand(), a.unpauseCommand(), a.attachCommand(), a.topCommand(), a.portCommand(), a.statsCommand(), a.inspectCommand(), a.eventsCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(), a.runCommand(), a.cpCommand(),
 			a.scaleCommand(), a.imagesCommand(), a.pullCommand(), a.volumesCommand(),
-			a.planCommand(), a.configCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(), a.networkCommand(), a.vsockCommand(),
+			a.planCommand(), a.configCommand(), a.importCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(), a.networkCommand(), a.vsockCommand(),
 			a.doctorCommand(), a.versionCommand(),
 		},
 	}
@@ -248,6 +248,7 @@ func globalFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "file", Aliases: []string{"f"}, Usage: "stack `FILE`; repeatable, - is standard input", EnvVars: []string{"VZCOMPOSE_FILE"}},
 		&cli.StringFlag{Name: "name", Aliases: []string{"n", "p", "project-name"}, Usage: "`NAME` of the stack", EnvVars: []string{"VZCOMPOSE_NAME"}},
 		&cli.StringSliceFlag{Name: "profile", Usage: "with the containers of profile `NAME`; repeatable, * is all", EnvVars: []string{"VZCOMPOSE_PROFILES"}},
+		&cli.StringSliceFlag{Name: "env-file", Usage: "variables for the stack file from `FILE`, in place of .env; repeatable"},
 		&cli.StringFlag{Name: "project-directory", Usage: "`FOLDER` that relative paths start from"},
 		&cli.BoolFlag{Name: "adopt", Usage: "make a stack of another project directory the stack of this one"},
 		&cli.StringFlag{Name: "progress", Value: "auto", Usage: "auto, tty, plain, json or quiet"},

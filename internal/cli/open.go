@@ -42,7 +42,7 @@ func (a *app) loadAs(o spec.Options) (*spec.Loaded, error) {
 
 // loadOptions say which stack the command line means.
 func (a *app) loadOptions(c *cli.Context, named ...string) (spec.Options, error) {
-	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"),
+	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"), EnvFiles: c.StringSlice("env-file"),
 		Profiles: c.StringSlice("profile"), Named: named, Platform: engine.Platform(), LookupEnv: a.deps.LookupEnv}
 	if slices.Contains(o.Files, "-") {
 		var err error

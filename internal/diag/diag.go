@@ -43,6 +43,8 @@ type Finding struct {
 	Message string `json:"message"`
 	// Hint says what to do: `did you mean "restart"?`. May be empty.
 	Hint string `json:"hint,omitempty"`
+	// Unsupported: the text is right, and asks for what there is not.
+	Unsupported bool `json:"unsupported,omitempty"`
 	// Source is the line of text at Position, without its newline; Length is how
 	// many runes of it, from Column, the finding is about.
 	Source string `json:"source,omitempty"`
