@@ -88,7 +88,7 @@ func composeOrigin(what string) *composeLevel {
 	}}
 	if what == "secret" {
 		v.keys = append(v.keys,
-			composeKey{name: "driver", fate: refused, why: "there is no store of secrets", do: "use file or environment"},
+			composeKey{name: "driver", fate: refused, why: "there is no store of secrets", do: "use file or environment", lower: originDriver},
 			composeKey{name: "driver_opts", fate: ignored, why: "refused with driver"})
 	} else {
 		v.keys = append(v.keys, composeKey{name: "content", fate: same})

@@ -12,6 +12,9 @@ import (
 // buildMark keeps a build until the files are merged: a later file may name an image.
 const buildMark = "x-compose-build"
 
+// extendsMark says that what a service extends is not there: it may have had the image.
+const extendsMark = "x-compose-extends"
+
 func lowerServices(l *lowering, e entry, out *node) {
 	if e.value.kind != mappingNode {
 		l.put(out, e.key, "containers", l.mapping(e.value, composeService()))
@@ -207,12 +210,14 @@ func lowerMountType(l *lowering, e entry, out *node) {
 	if !ok {
 		return
 	}
+	out.broken = true // it cannot be read as a mount, and that is said here
 	switch text {
 	case "npipe", "cluster":
 		l.w.refuse(e.value, nil, "use bind or volume", "%s is not for machines that run Linux", quote(text))
 	case "image":
 		l.w.refuse(e.value, nil, "copy what is needed into a volume", "files of another image cannot be mounted")
 	case "bind", "volume", "tmpfs":
+		out.broken = false
 	default:
 		l.w.error(e.value, nil, suggest(text, []string{"bind", "volume", "tmpfs"}), "%s is not bind, volume or tmpfs", quote(text))
 	}
@@ -553,6 +558,10 @@ func lowerNetworkMode(l *lowering, e entry, out *node) {
 		return
 	}
 	kind, of, _ := strings.Cut(text, ":")
+	if n := l.in.entry("networks"); n != nil && text != "" && !n.value.null() && len(n.value.items)+len(n.value.entries) > 0 {
+		l.w.error(e.key, nil, "take one of them away", "a service has network_mode or networks, not both")
+		return
+	}
 	switch {
 	case text == "", text == "bridge", text == "default":
 	case text == "none":
@@ -745,8 +754,9 @@ func externalNetwork(l *lowering, e entry, _ *node) {
 	}
 }
 
-func externalOrigin(l *lowering, e entry, _ *node) {
+func externalOrigin(l *lowering, e entry, out *node) {
 	if l.externals(e.value) {
+		out.broken = true // it comes from nowhere
 		l.w.refuse(e.key, nil, "name a file or a variable", "there is no store of secrets and configs")
 	}
 }
@@ -761,6 +771,13 @@ func externalVolume(l *lowering, e entry, out *node) {
 	l.put(out, e.key, "external", l.plain(e.value, "true"))
 	if name := e.value.child("name"); name != nil && !name.null() {
 		l.put(out, e.key, "name", name)
+	}
+}
+
+func originDriver(l *lowering, e entry, out *node) {
+	if !l.unset(e.value) {
+		out.broken = true // it comes from nowhere
+		l.w.refuse(e.key, nil, "use file or environment", "there is no store of secrets")
 	}
 }
 
