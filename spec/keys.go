@@ -41,6 +41,7 @@ type declared struct {
 	Container
 	envFiles []envFile
 	networks []Interface // Compose's shorthand for the interfaces
+	links    []link
 	platform string
 	profiles []string // of a container that is in the stack only where one of them is asked for
 }
