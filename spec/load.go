@@ -79,6 +79,7 @@ func (l *loader) load() *Stack {
 		return nil
 	}
 	c := &checker{w: w, root: root, file: &f, env: map[envKey][]envEntry{}, filters: map[string]string{}}
+	c.linkDependencies()
 	c.activate(l.opts)
 	l.profiles = c.profileNames()
 	stack := &Stack{Name: l.name(f.name, root, dir, w.lookup), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),

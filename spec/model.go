@@ -103,6 +103,9 @@ type Container struct {
 	// Memory is the limit of the container in bytes. The machine gets more.
 	Memory uint64 `json:"memory"`
 
+	// ContainerName names the one instance; "": InstanceName does.
+	ContainerName string `json:"container_name,omitempty"`
+
 	Hostname  string                `json:"hostname,omitempty"` // "": the instance's name
 	Mounts    []Mount               `json:"mounts,omitempty"`
 	DependsOn map[string]Dependency `json:"depends_on,omitempty"`
