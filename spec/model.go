@@ -328,6 +328,11 @@ type Options struct {
 	// Named containers are in the stack whatever their profiles, with what they
 	// cannot be without. One that there is not is ignored.
 	Named []string
+	// PublishOffset is added to each port of the host that the files fix.
+	PublishOffset int
+	// PublishAddress is where a port is opened that a file in Compose's dialect
+	// gives no address: an address of the host; "": AllAddresses.
+	PublishAddress string
 	// LookupEnv answers variables for ${VAR} and for names of environment that
 	// have no value; .env beside the first file is consulted after it. Nil: none.
 	LookupEnv func(string) (string, bool)
@@ -339,4 +344,6 @@ type Loaded struct {
 	Files    []string // absolute paths read, in order; "-" is Stdin
 	Profiles []string // all that the files name; sorted
 	Findings diag.Findings
+	// Ports are the places of Container.Ports, by container.
+	Ports map[string][]Place
 }
