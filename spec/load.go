@@ -23,7 +23,7 @@ func Load(opts Options) (*Loaded, error) {
 	if err := findings.Err(); err != nil {
 		return nil, err
 	}
-	return &Loaded{Stack: stack, Files: l.read, Profiles: l.profiles, Findings: findings}, nil
+	return &Loaded{Stack: stack, Files: l.read, Profiles: l.profiles, Findings: findings, Ports: l.ports}, nil
 }
 
 func newLoader(opts Options) *loader {
@@ -36,6 +36,7 @@ type loader struct {
 	read   []string // absolute paths
 	// profiles are those that the files name.
 	profiles []string
+	ports    map[string][]Place
 	// extends has the files that services are taken from, by path; others counts the
 	// files beside those of the command line.
 	extends map[string]*lowering
@@ -81,7 +82,8 @@ func (l *loader) load() *Stack {
 	c := &checker{w: w, root: root, file: &f, env: map[envKey][]envEntry{}, filters: map[string]string{}}
 	c.linkDependencies()
 	c.activate(l.opts)
-	l.profiles = c.profileNames()
+	l.profiles, l.ports = c.profileNames(), c.portPlaces()
+	c.movePorts(l.opts.PublishOffset)
 	stack := &Stack{Name: l.name(f.name, root, dir, w.lookup), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
 		Volumes: c.volumesInUse(), Secrets: f.secrets, Configs: f.configs}
 	stack.Networks = usedNetworks(stack.Containers, f.networks)

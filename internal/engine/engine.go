@@ -20,6 +20,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
 )
 
 // statusLimit is how long a shim may take to answer about itself.
@@ -104,6 +105,8 @@ type Stack struct {
 	WaitLimit time.Duration
 	// Statics are the addresses that the stack file gives.
 	Statics []Static
+	// Ports are the places of the ports of containers in the stack file.
+	Ports map[string][]spec.Place
 	// Attended is the instance whose process waits until somebody is attached to
 	// it; "": none. Launched, where it is set, is told when that can be done.
 	Attended string
