@@ -31,6 +31,7 @@ type agent struct {
 	mu      sync.Mutex         // guards the following
 	setups  []agentproto.Setup // all of them
 	isSetUp bool               // and not reset since
+	held    *agentproto.Start  // of the container that waits for its go
 	starts  []agentproto.Start
 	procs   map[string]*Process
 	lastPID int
@@ -82,7 +83,8 @@ func (a *agent) greet(ctx context.Context, notify func(string, any) error) {
 	})
 }
 
-// Setups answers what the machine was set up with: none or one.
+// Setups answers what the machine was set up with, in order: what Go has made of
+// a set-up, too.
 func (m *Machine) Setups() []agentproto.Setup {
 	m.agent.mu.Lock()
 	defer m.agent.mu.Unlock()
@@ -101,11 +103,6 @@ func (m *Machine) Process(id string) *Process {
 	m.agent.mu.Lock()
 	defer m.agent.mu.Unlock()
 	return m.agent.procs[id]
-}
-
-// Go has nothing to do: no machine of this driver is saved.
-func (a *agent) Go(context.Context, agentproto.Go) (agentproto.Started, error) {
-	return agentproto.Started{}, errs.New(errs.FailedPrecondition, "no container is held in this machine")
 }
 
 func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (r agentproto.SetupResult, err error) {
@@ -135,6 +132,12 @@ func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (r agentproto.Set
 			return r, err
 		}
 	}
+	if err := a.m.mount(s.Root.Upper); err != nil {
+		return r, err
+	}
+	if err := a.m.configure(s.Interfaces); err != nil {
+		return r, err
+	}
 	if fn := a.m.driver.o.Setup; fn != nil {
 		if err := fn(ctx, s); err != nil {
 			return r, err
@@ -150,7 +153,19 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (r agentproto.Sta
 			return r, err
 		}
 	}
-	sp, prog, err := a.find(s)
+	sp, err := check(s)
+	if err != nil {
+		return r, err
+	}
+	if s.Hold {
+		return r, a.hold(s)
+	}
+	return a.launch(s, sp)
+}
+
+// launch starts the process.
+func (a *agent) launch(s agentproto.Start, sp *specs.Process) (r agentproto.Started, err error) {
+	prog, err := a.program(sp)
 	if err != nil {
 		return r, err
 	}
@@ -179,31 +194,37 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (r agentproto.Sta
 	return agentproto.Started{PID: p.PID, Elapsed: time.Since(a.born)}, nil
 }
 
-// find answers what s is to execute.
-func (a *agent) find(s agentproto.Start) (*specs.Process, Program, error) {
+// check returns the process that s is to start.
+func check(s agentproto.Start) (*specs.Process, error) {
 	sp := s.Process
 	if s.Spec != nil {
 		sp = s.Spec.Process
 	}
 	switch {
 	case !validID(s.ID):
-		return nil, nil, errs.New(errs.InvalidArgument, "process id %.80q", s.ID)
+		return nil, errs.New(errs.InvalidArgument, "process id %.80q", s.ID)
 	case (s.Spec != nil) == (s.Process != nil) || (s.Spec != nil) != (s.ID == agentproto.InitID):
-		return nil, nil, errs.New(errs.InvalidArgument, "process %s: the first has a spec, others a process", s.ID)
+		return nil, errs.New(errs.InvalidArgument, "process %s: the first has a spec, others a process", s.ID)
 	case s.Spec != nil && (s.Spec.Root == nil || s.Spec.Root.Path != agentproto.RootPath):
-		return nil, nil, errs.New(errs.InvalidArgument, "root path is not %s", agentproto.RootPath)
+		return nil, errs.New(errs.InvalidArgument, "root path is not %s", agentproto.RootPath)
+	case s.Hold && s.Spec == nil:
+		return nil, errs.New(errs.InvalidArgument, "process %s cannot be held", s.ID)
 	case sp == nil || len(sp.Args) == 0 || sp.Args[0] == "":
-		return nil, nil, errs.New(errs.InvalidArgument, "process %s without arguments", s.ID)
+		return nil, errs.New(errs.InvalidArgument, "process %s without arguments", s.ID)
 	}
+	return sp, nil
+}
+
+// program returns what sp executes.
+func (a *agent) program(sp *specs.Process) (Program, error) {
 	name := path.Base(sp.Args[0])
-	prog := a.m.driver.o.Programs[name]
-	if prog == nil {
-		prog = Builtin(name)
+	if prog := a.m.driver.o.Programs[name]; prog != nil {
+		return prog, nil
 	}
-	if prog == nil {
-		return nil, nil, errs.New(errs.NotFound, "executable %q is not there", sp.Args[0])
+	if prog := Builtin(name); prog != nil {
+		return prog, nil
 	}
-	return sp, prog, nil
+	return nil, errs.New(errs.NotFound, "executable %q is not there", sp.Args[0])
 }
 
 func (a *agent) admitLocked(s agentproto.Start) error {
@@ -213,7 +234,7 @@ func (a *agent) admitLocked(s agentproto.Start) error {
 		return errs.New(errs.Unavailable, "the machine is ending")
 	case !a.isSetUp:
 		return errs.New(errs.FailedPrecondition, "the machine is not set up")
-	case a.procs[s.ID] != nil:
+	case a.procs[s.ID] != nil, a.held != nil:
 		return errs.New(errs.AlreadyExists, "process %s", s.ID)
 	case s.ID != agentproto.InitID && (first == nil || stopped(first.done)):
 		return errs.New(errs.FailedPrecondition, "the container does not run")
@@ -330,11 +351,20 @@ func (a *agent) Release(_ context.Context, r agentproto.Release) (e agentproto.E
 func (a *agent) Reset(context.Context, agentproto.Reset) (e agentproto.Empty, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.isSetUp || len(a.procs) > 0 {
+	if !a.isSetUp || a.held != nil || len(a.procs) > 0 {
 		return e, errs.New(errs.FailedPrecondition, "set up: %v, with %d processes", a.isSetUp, len(a.procs))
 	}
 	a.isSetUp = false
+	a.m.unconfigure()
 	return e, nil
+}
+
+// Clock takes the time, as far as Options let it.
+func (a *agent) Clock(ctx context.Context, c agentproto.Clock) (e agentproto.Empty, err error) {
+	if fn := a.m.driver.o.Clock; fn != nil {
+		err = fn(ctx, c)
+	}
+	return e, err
 }
 
 // PowerOff ends the machine. Its answer may be lost to that, as it may be in

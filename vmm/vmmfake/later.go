@@ -15,10 +15,6 @@ func (*agent) Resize(context.Context, agentproto.Resize) (agentproto.Empty, erro
 	return notYet[agentproto.Empty]("resize")
 }
 
-func (*agent) Clock(context.Context, agentproto.Clock) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("clock")
-}
-
 func (*agent) Stats(context.Context, agentproto.Empty) (agentproto.Stats, error) {
 	return notYet[agentproto.Stats]("stats")
 }

@@ -34,6 +34,7 @@ type Machine struct {
 	err    error         // of Wait; read after gone
 	work   sync.WaitGroup
 	stall  stall
+	trace  vmm.Trace
 
 	mu          sync.Mutex // guards the following
 	ended       bool
@@ -42,6 +43,7 @@ type Machine struct {
 	guest, host map[uint32]*listener
 	conns       map[*conn]struct{}
 	plugged     chan struct{} // closed at the next change of disks
+	cards       []*card
 }
 
 var (
@@ -49,6 +51,7 @@ var (
 	_ vmm.Attacher = (*Machine)(nil)
 	_ vmm.Adopter  = (*Machine)(nil)
 	_ vmm.Vsocker  = (*Machine)(nil)
+	_ vmm.Tracer   = (*Machine)(nil)
 )
 
 // Adopt implements vmm.Adopter, as far as Options let it.
@@ -64,6 +67,9 @@ func (m *Machine) Adopt(ctx context.Context, cfg *vmm.Config) error {
 	}
 	if cfg.Vsock && !m.cfg.Vsock {
 		return errs.New(errs.FailedPrecondition, "machine %s has no virtual sockets", m.cfg.Name)
+	}
+	if err := m.addCards(cfg.Cards); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	m.console = cfg.Console
@@ -102,6 +108,7 @@ func (m *Machine) start() {
 	})
 	go func() {
 		m.work.Wait()
+		m.closeCards()
 		m.driver.forget(m)
 		close(m.gone)
 	}()
