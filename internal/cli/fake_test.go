@@ -55,12 +55,13 @@ func dieAt(text string) event.Sink {
 //   - print TEXT FILE: prints TEXT, then does what until does;
 //   - fill FILE ROOM: once there is HOME/fake/FILE, it writes to a host disk that is
 //     full, until there is HOME/fake/ROOM.
-func newFake(lookup func(string) (string, bool), _ process.DriverOptions) (vmm.Driver, error) {
+func newFake(lookup func(string) (string, bool), o process.DriverOptions) (vmm.Driver, error) {
 	if why, ok := lookup("FAKE_NO_MACHINES"); ok {
 		return nil, errs.WithHint(errs.New(errs.Unavailable, "%s", why), "install it")
 	}
 	return vmmfake.New(vmmfake.Options{
-		Boot: func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
+		Templates: o.Templates,
+		Boot:      func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
 		Ready: func(ctx context.Context, m *vmmfake.Machine) error {
 			cfg := m.Config()
 			return atPoint(ctx, &cfg, "ready")
