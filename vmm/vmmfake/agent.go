@@ -1,11 +1,13 @@
 package vmmfake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,19 +37,26 @@ type agent struct {
 	starts  []agentproto.Start
 	procs   map[string]*Process
 	lastPID int
-	exits   []agentproto.Exit
-	changed chan struct{} // closed at the next exit
+	notices []notice
+	changed chan struct{} // closed at the next notice
+	relays  map[string]*relaying
 }
 
 var _ agentproto.Agent = (*agent)(nil)
 
+// notice is what the agent tells every control connection.
+type notice struct {
+	topic string
+	body  any
+}
+
 func newAgent(m *Machine) *agent {
 	return &agent{m: m, born: time.Now(), streams: newStreams(&m.work),
-		procs: map[string]*Process{}, changed: make(chan struct{})}
+		procs: map[string]*Process{}, changed: make(chan struct{}), relays: map[string]*relaying{}}
 }
 
 func (a *agent) serve(l net.Listener) {
-	srv := agentproto.NewServer(a, build, a.streams.open, a.greet)
+	srv := agentproto.NewServer(a, build, a.open, a.greet)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -57,19 +66,19 @@ func (a *agent) serve(l net.Listener) {
 	}
 }
 
-// greet tells a control connection of every exit from now on, in order. ctx
+// greet tells a control connection of every notice from now on, in order. ctx
 // ends with the connection.
 func (a *agent) greet(ctx context.Context, notify func(string, any) error) {
 	a.mu.Lock()
-	next := len(a.exits)
+	next := len(a.notices)
 	a.mu.Unlock()
 	a.m.work.Go(func() {
 		for {
 			a.mu.Lock()
-			news, changed := slices.Clone(a.exits[next:]), a.changed
+			news, changed := slices.Clone(a.notices[next:]), a.changed
 			a.mu.Unlock()
-			for _, e := range news {
-				if notify(agentproto.NoticeExit, e) != nil {
+			for _, n := range news {
+				if notify(n.topic, n.body) != nil {
 					return // the connection is gone
 				}
 			}
@@ -81,6 +90,12 @@ func (a *agent) greet(ctx context.Context, notify func(string, any) error) {
 			}
 		}
 	})
+}
+
+func (a *agent) tellLocked(topic string, body any) {
+	a.notices = append(a.notices, notice{topic, body})
+	close(a.changed)
+	a.changed = make(chan struct{})
 }
 
 // Setups answers what the machine was set up with, in order: what Go has made of
@@ -256,9 +271,7 @@ func (a *agent) run(ctx context.Context, p *Process, prog Program) {
 	code := prog(ctx, p)
 	a.mu.Lock()
 	p.exit = p.verdict(code)
-	a.exits = append(a.exits, p.exit)
-	close(a.changed)
-	a.changed = make(chan struct{})
+	a.tellLocked(agentproto.NoticeExit, p.exit)
 	close(p.done)
 	var others []*Process
 	if p.ID == agentproto.InitID {
@@ -274,6 +287,9 @@ func (a *agent) run(ctx context.Context, p *Process, prog Program) {
 	}
 	for _, o := range others {
 		o.deliver(sigKill)
+	}
+	if p.ID == agentproto.InitID {
+		a.endRelays()
 	}
 }
 
@@ -377,6 +393,25 @@ func (a *agent) PowerOff(context.Context, agentproto.PowerOff) (e agentproto.Emp
 
 func (a *agent) Log(context.Context, agentproto.Empty) (agentproto.Log, error) {
 	return agentproto.Log{Kernel: []byte("fake kernel\n"), Agent: []byte("fake agent\n")}, nil
+}
+
+// Stats counts processes; nothing in a machine in memory uses anything else.
+func (a *agent) Stats(ctx context.Context, e agentproto.Empty) (r agentproto.Stats, err error) {
+	top, err := a.Top(ctx, e)
+	return agentproto.Stats{Processes: len(top.Processes), At: time.Now()}, err
+}
+
+// Top lists the processes that run, in the order of their starts.
+func (a *agent) Top(context.Context, agentproto.Empty) (r agentproto.Top, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.procs {
+		if !stopped(p.done) {
+			r.Processes = append(r.Processes, agentproto.TopProcess{PID: p.PID, State: "S", Started: a.born, Command: strings.Join(p.Args, " ")})
+		}
+	}
+	slices.SortFunc(r.Processes, func(x, y agentproto.TopProcess) int { return cmp.Compare(x.PID, y.PID) })
+	return r, nil
 }
 
 // kill ends every process, for the end of the machine.
