@@ -46,8 +46,8 @@ func rooms() map[string]row {
 
 		// machines
 		"vmm":                {imports: []string{"internal/errs"}},
-		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
-		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
+		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/durable", "internal/errs", "internal/network/frame", "internal/network/networktest", "internal/wire", "relay"}},
+		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/network/frame", "internal/network/networktest", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
 		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv", "vmm/qemu/vsock"}},
 		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},

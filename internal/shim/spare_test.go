@@ -25,7 +25,7 @@ func (r *rig) spare(args ...string) (pool store.Home, ready <-chan struct{}) {
 	r.t.Helper()
 	pool = r.launch.Home.Pool()
 	l := r.launch
-	l.Home, l.Spare = pool, true
+	l.Home, l.Spare, l.Hold = pool, true, r.hold
 	l.Instance.Stack, l.Instance.Name = ".spare", "one"
 	spec := *l.Instance.Runtime
 	process := *spec.Process
