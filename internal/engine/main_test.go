@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 func beShim(kind string) error {
 	ready := os.NewFile(3, "ready")
 	syscall.CloseOnExec(3)
-	l, err := shim.ReadLaunch(os.Stdin)
+	l, err := shimproto.ReadLaunch(os.Stdin)
 	if err != nil {
 		return err
 	}
