@@ -36,7 +36,7 @@ func rooms() map[string]row {
 		// the wire
 		"internal/wire":        {imports: []string{"internal/errs"}},
 		"internal/mux":         {imports: []string{"internal/errs"}},
-		"internal/shimproto":   {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
+		"internal/shimproto":   {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/store", "internal/wire"}},
 		"internal/switchproto": {imports: []string{"internal/accept", "internal/errs", "internal/network", "internal/network/segment"}},
 		"agentproto":           {imports: []string{"internal/errs", "internal/wire"}},
 
@@ -97,7 +97,7 @@ func rooms() map[string]row {
 			"internal/shimproto", "internal/state", "internal/store", "internal/wire"}},
 
 		// what a command leaves behind, and which machines it has
-		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/stack", "internal/switchproc"}},
+		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/shimproto", "internal/stack", "internal/switchproc"}},
 		"internal/driver":  {imports: []string{"internal/process", "vmm", "vmm/qemu", "vmm/vz"}},
 
 		"internal/stack/stacktest": {imports: []string{"internal/image", "internal/kernel", "internal/kernel/kerneltest", "internal/process", "vmm", "vmm/vmmfake"}},

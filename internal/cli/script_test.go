@@ -53,34 +53,35 @@ func TestMain(m *testing.M) {
 // At its end a script must have left no shim behind.
 func TestScripts(t *testing.T) {
 	base := sync.OnceValues(func() (string, error) { return prepareHome(t.TempDir()) })
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	testscript.Run(t, scripts("testdata", func(e *testscript.Env) error {
+		from, err := base()
+		if err != nil {
+			return err
+		}
+		return setUpScript(e, from)
+	}))
+}
+
+// scripts are those in dir.
+func scripts(dir string, setUp func(*testscript.Env) error) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup: func(e *testscript.Env) error {
-			from, err := base()
-			if err != nil {
-				return err
-			}
-			return setUpScript(e, from)
-		},
+		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": cmdStatus, "eventually": cmdEventually, "begin": cmdBegin, "signal": cmdSignal, "ended": cmdEnded,
 			"said": cmdSaid, "hold": cmdHold, "at": cmdAt, "release": cmdRelease, "tell": cmdTell, "spoil": cmdSpoil, "killswitch": cmdKillSwitch,
 		},
-	})
+	}
 }
 
 // prepareHome makes a home folder with a kernel, and images: base, checked, which
 // is healthy when HOME/fake/well is told 0, and stores, with volumes.
 func prepareHome(dir string) (string, error) {
 	home := filepath.Join(dir, "home")
-	image := filepath.Join(dir, "Image")
-	if err := os.WriteFile(image, kerneltest.Image(runtime.GOARCH, "6.1.0-1-test"), 0o600); err != nil {
-		return "", err
-	}
-	tar := filepath.Join(dir, "root.tar")
-	if err := os.WriteFile(tar, make([]byte, 1024), 0o600); err != nil { // an empty tar
+	image, tar, err := writeSources(dir)
+	if err != nil {
 		return "", err
 	}
 	for _, args := range [][]string{
@@ -106,6 +107,13 @@ func prepareHome(dir string) (string, error) {
 		}
 	}
 	return home, nil
+}
+
+// writeSources writes a kernel and a root filesystem, which is empty.
+func writeSources(dir string) (image, tar string, err error) {
+	image, tar = filepath.Join(dir, "Image"), filepath.Join(dir, "root.tar")
+	return image, tar, errors.Join(os.WriteFile(image, kerneltest.Image(runtime.GOARCH, "6.1.0-1-test"), 0o600),
+		os.WriteFile(tar, make([]byte, 1024), 0o600))
 }
 
 // script is what the commands of one script share.
