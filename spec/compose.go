@@ -176,6 +176,7 @@ func (l *lowering) into(n *node, keys *composeLevel, out *node) {
 			}
 		case k.fate == lowered && k.of != nil:
 			l.into(e.value, k.of, out)
+		case k.fate == hinted && l.unset(e.value):
 		case k.fate == hinted:
 			l.hint(e.key, k.do, "%q has no effect: %s", name, k.why)
 		case k.fate == refused:

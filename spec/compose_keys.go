@@ -112,7 +112,7 @@ func composeRoot() []composeKey {
 		{name: "pull_refresh_after", fate: hinted, why: "an image is pulled where it is missing", do: "vzcompose pull fetches it anew"},
 		{name: "platform", fate: same},
 		{name: "volumes", fate: renamed, to: "mounts", why: "docker.sock and trees of the host are refused", lower: lowerMounts, of: composeMount()},
-		{name: "volumes_from", fate: lowered, to: "mounts", why: "those of the other service, at the same places", lower: nothing},
+		{name: "volumes_from", fate: lowered, to: "mounts", why: "those of the other service, at the same places; it starts before", lower: nothing},
 		{name: "tmpfs", fate: lowered, to: "mounts", lower: lowerTmpfs},
 		{name: "read_only", fate: same},
 		{name: "storage_opt", fate: lowered, to: "writable_layer", why: "size", lower: lowerStorage},
@@ -336,7 +336,7 @@ func composeLife() []composeKey {
 	return []composeKey{
 		{name: "container_name", fate: same},
 		{name: "depends_on", fate: same, lower: each(depends, "depends_on", true), of: depends},
-		{name: "restart", fate: same},
+		{name: "restart", fate: same, why: "deploy.restart_policy goes before it", lower: lowerRestart},
 		{name: "healthcheck", fate: same, lower: below(health), of: health},
 		{name: "post_start", fate: lowered, to: "hooks", lower: lowerHooks(hook("post_start")), of: hook("post_start")},
 		{name: "pre_stop", fate: lowered, to: "hooks", lower: lowerHooks(hook("pre_stop")), of: hook("pre_stop")},

@@ -51,6 +51,7 @@ func (l *lowering) volumesFrom(from, services, into *node) {
 			l.w.error(item, nil, suggest(name, entryNames(services)), "no service %s", quote(name))
 			continue
 		}
+		l.dependOn(into, item, name)
 		mounts := &node{}
 		l.into(&node{kind: mappingNode, entries: onlyEntry(services.child(name), "volumes")}, composeService(), mounts)
 		list := mounts.child("mounts")
@@ -69,6 +70,23 @@ func (l *lowering) volumesFrom(from, services, into *node) {
 			all = append(all, &copied)
 		}
 		l.put(into, item, "mounts", l.list(item, all))
+	}
+}
+
+// dependOn makes a service wait for another, unless it says itself how.
+func (l *lowering) dependOn(service, at *node, name string) {
+	on := service.child("depends_on")
+	switch {
+	case on == nil || on.null():
+		l.put(service, at, "depends_on", l.list(at, []*node{l.word(at, name)}))
+	case on.kind == listNode && !slices.ContainsFunc(on.items, func(n *node) bool { return n.text == name }):
+		l.put(service, at, "depends_on", l.list(at, []*node{l.word(at, name)}))
+	case on.kind == mappingNode && on.entry(name) == nil:
+		condition := l.like(at, mappingNode)
+		condition.add(at.place, "condition", l.word(at, "service_started"))
+		one := l.like(at, mappingNode)
+		one.add(at.place, name, condition)
+		l.put(service, at, "depends_on", one)
 	}
 }
 
@@ -503,10 +521,10 @@ func lowerRestartPolicy(l *lowering, e entry, out *node) {
 		}
 		at = c
 		switch text {
-		case "", "any":
-		case "none":
+		case "", "any", "always":
+		case "none", "no":
 			policy = "no"
-		case "on-failure":
+		case "on-failure", "unless-stopped":
 			policy = text
 		default:
 			l.w.error(c, nil, suggest(text, []string{"none", "on-failure", "any"}), "%s is not none, on-failure or any", quote(text))
@@ -518,8 +536,14 @@ func lowerRestartPolicy(l *lowering, e entry, out *node) {
 			policy += ":" + text
 		}
 	}
-	if out.child("restart") == nil { // what the service itself says goes before it
-		l.put(out, e.key, "restart", l.word(at, policy))
+	l.put(out, e.key, "restart", l.word(at, policy))
+}
+
+// lowerRestart: deploy.restart_policy goes before it.
+func lowerRestart(l *lowering, e entry, out *node) {
+	policy := l.in.child("deploy").child("restart_policy")
+	if !l.unset(e.value) && (policy == nil || policy.null()) {
+		l.put(out, e.key, "restart", e.value)
 	}
 }
 

@@ -29,10 +29,9 @@ type within struct {
 	lookup func(string) (string, bool)
 }
 
-// stackFile returns the root of a file in the language, with what it includes; nil where
-// it cannot be read.
-func (l *loader) stackFile(w *walker, in input, from within) *node {
-	root := parse(in.name, in.data, l.report)
+// stackFile returns the root of a file that was parsed in the language, with what it
+// includes; nil where it cannot be read.
+func (l *loader) stackFile(w *walker, in input, root *node, from within) *node {
 	if root == nil {
 		return nil
 	}
@@ -91,7 +90,7 @@ func (l *loader) include(w *walker, item *node, at *trail, from within) *node {
 		if !ok {
 			return nil
 		}
-		root := l.stackFile(w, in, within)
+		root := l.stackFile(w, in, parse(in.name, in.data, l.report), within)
 		if root == nil {
 			return nil
 		}

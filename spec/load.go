@@ -10,6 +10,9 @@ import (
 	"github.com/vzcompose/vzcompose/internal/diag"
 )
 
+// projectName is the variable that names the stack.
+const projectName = "COMPOSE_PROJECT_NAME"
+
 // stdinFile is the name of Options.Stdin among the files.
 const stdinFile = "-"
 
@@ -37,6 +40,8 @@ type loader struct {
 	// profiles are those that the files name.
 	profiles []string
 	ports    map[string][]Place
+	// project is what projectName stands for where it is not set.
+	project string
 	// extends has the files that services are taken from, by path; others counts the
 	// files beside those of the command line.
 	extends map[string]*lowering
@@ -60,7 +65,13 @@ func (l *loader) load() *Stack {
 		l.fail(inputs[0].name, "", "find the folder of the stack: %s", err)
 		return nil
 	}
-	w := newWalker(l.report, dir, l.near(inputs[0]), l.lookup(inputs[0], dir))
+	variables := l.lookup(inputs[0], dir)
+	w := newWalker(l.report, dir, l.near(inputs[0]), func(name string) (string, bool) {
+		if v, ok := variables(name); ok || name != projectName {
+			return v, ok
+		}
+		return l.project, true
+	})
 	w.publish = l.opts.PublishAddress
 	if len(l.opts.Profiles) == 0 {
 		l.opts.Profiles = profilesOf(w.lookup)
@@ -84,7 +95,7 @@ func (l *loader) load() *Stack {
 	c.activate(l.opts)
 	l.profiles, l.ports = c.profileNames(), c.portPlaces()
 	c.movePorts(l.opts.PublishOffset)
-	stack := &Stack{Name: l.name(f.name, root, dir, w.lookup), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
+	stack := &Stack{Name: l.name(f.name, root, dir, variables), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
 		Volumes: c.volumesInUse(), Secrets: f.secrets, Configs: f.configs}
 	stack.Networks = usedNetworks(stack.Containers, f.networks)
 	c.check(l.opts)
@@ -192,9 +203,13 @@ func (l *loader) variables(dir, near string, first func(string) (string, bool), 
 
 // merged returns the files' root, or nil where one cannot be read as YAML.
 func (l *loader) merged(w *walker, inputs []input) *node {
-	var roots []*node
+	var read, roots []*node
 	for _, in := range inputs {
-		if root := l.stackFile(w, in, within{}); root != nil {
+		read = append(read, parse(in.name, in.data, l.report))
+	}
+	l.findProject(w, read)
+	for i, in := range inputs {
+		if root := l.stackFile(w, in, read[i], within{}); root != nil {
 			roots = append(roots, root)
 		}
 	}
@@ -202,6 +217,20 @@ func (l *loader) merged(w *walker, inputs []input) *node {
 		return nil
 	}
 	return l.laid(w, roots)
+}
+
+// findProject finds what the variable COMPOSE_PROJECT_NAME stands for where it is not
+// set: as in Compose, the name of the stack.
+func (l *loader) findProject(w *walker, roots []*node) {
+	l.project = l.opts.Name
+	if l.project == "" {
+		l.project = folderName(w.dir)
+		for _, root := range roots {
+			if n := root.child("name"); n != nil && n.kind == scalarNode && !n.null() && w.resolve(n, (*trail)(nil).key("name")) {
+				l.project = n.text
+			}
+		}
+	}
 }
 
 // laid lays files over each other, in order.
@@ -242,7 +271,7 @@ func applyDefaults(w *walker, root *node) {
 func (l *loader) name(written string, root *node, dir string, lookup func(string) (string, bool)) string {
 	said := l.opts.Name
 	if said == "" {
-		said = valueOf(lookup, "COMPOSE_PROJECT_NAME")
+		said = valueOf(lookup, projectName)
 	}
 	switch {
 	case said != "":
@@ -254,6 +283,15 @@ func (l *loader) name(written string, root *node, dir string, lookup func(string
 	case root.said("name"):
 		return written
 	}
+	name := folderName(dir)
+	if name == "" {
+		l.fail("", "write name: at the top of the file", "the folder %s gives the stack no name", quote(filepath.Base(dir)))
+	}
+	return name
+}
+
+// folderName is the name that a folder gives its stack.
+func folderName(dir string) string {
 	name := strings.Map(func(r rune) rune {
 		if stackText.MatchString("a" + string(r)) {
 			return r
@@ -261,11 +299,7 @@ func (l *loader) name(written string, root *node, dir string, lookup func(string
 		return -1
 	}, strings.ToLower(filepath.Base(dir)))
 	name = strings.TrimLeft(name, "_-")
-	name = name[:min(len(name), 63)]
-	if name == "" {
-		l.fail("", "write name: at the top of the file", "the folder %s gives the stack no name", quote(filepath.Base(dir)))
-	}
-	return name
+	return name[:min(len(name), 63)]
 }
 
 // reason says an error of the file system without the path, which the finding
