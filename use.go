@@ -3,8 +3,6 @@ package vzcompose
 import (
 	"context"
 	"io"
-	"net"
-	"strconv"
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -50,7 +48,7 @@ func (s *Stack) Port(ctx context.Context, name string, port int) (string, error)
 	}
 	for _, p := range i.Ports {
 		if p.Target == port && p.Protocol == "tcp" {
-			return net.JoinHostPort(p.HostIP, strconv.Itoa(p.Published[0])), nil
+			return p.Reached(), nil
 		}
 	}
 	return "", errs.New(errs.NotFound, "port %d of %s is not published", port, i.Name)

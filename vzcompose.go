@@ -144,7 +144,8 @@ type Stack struct {
 // Load reads the files of a stack. The error is a Findings where they are wrong.
 // Nothing is fetched or started.
 func (h *Home) Load(o LoadOptions) (*Stack, error) {
-	so := spec.Options{Files: o.Files, Dir: o.Dir, Name: o.Name, Profiles: o.Profiles, Platform: engine.Platform(), LookupEnv: h.lookup}
+	so := spec.Options{Files: o.Files, Dir: o.Dir, Name: o.Name, Profiles: o.Profiles, Platform: engine.Platform(), LookupEnv: h.lookup,
+		PublishAddress: h.home.Settings.PublishAddress}
 	loaded, err := spec.Load(so)
 	if err != nil {
 		return nil, asFindings(err)

@@ -23,6 +23,7 @@ type arrangement struct {
 
 	prepared map[string][]int   // container → steps that bring its images and volumes
 	gone     map[*change]int    // the last step that took an instance away
+	freed    map[string]int     // the same, by the name that the instance had
 	started  map[*change]int    // its start
 	held     map[string]holding // container → what the stops of its dependencies wait for
 	awaits   map[awaitKey]*await
@@ -184,13 +185,13 @@ func (a *arrangement) takeAway(ch *change, before holding, ready []int) (stop in
 	}
 	if ch.stop != "" {
 		stop = a.plan.add(Step{
-			Op: Stop{ch.Target, ch.remove != ""}, Cause: ch.stop,
+			Op: Stop{ch.there(), ch.remove != ""}, Cause: ch.stop,
 			After: sorted(slices.Concat(after, before.hard)), AfterEnd: before.soft,
 		})
 		a.gone[ch], after = stop, []int{stop}
 	}
 	if ch.remove != "" {
-		a.gone[ch] = a.plan.add(Step{Op: Remove{ch.Target}, Cause: ch.remove, After: sorted(after)})
+		a.gone[ch] = a.plan.add(Step{Op: Remove{ch.there()}, Cause: ch.remove, After: sorted(after)})
 	}
 	return stop
 }
@@ -198,6 +199,7 @@ func (a *arrangement) takeAway(ch *change, before holding, ready []int) (stop in
 // bringUp adds the creations, updates, starts and awaits.
 func (a *arrangement) bringUp() {
 	a.started = make(map[*change]int)
+	a.freed = a.goneByName()
 	a.gatherAwaits()
 	for _, name := range a.starts.order() {
 		for _, ch := range byIndex(a.changes[name], 1) {
@@ -221,6 +223,9 @@ func (a *arrangement) bring(name string, ch *change) {
 		}
 	}
 	if ch.create != "" {
+		if id := a.freed[ch.Instance]; id != 0 { // of another container, whose instance had the name
+			last = append(slices.Clone(last), id)
+		}
 		last = []int{a.plan.add(Step{Op: Create{ch.Target, ch.spec}, Cause: ch.create, After: sorted(last)})}
 	}
 	if ch.update != "" {

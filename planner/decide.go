@@ -11,12 +11,14 @@ import (
 	"github.com/vzcompose/vzcompose/spec"
 )
 
-// change is what is to be done to one instance. Each field but the first two
-// is the cause of one step; where it is empty there is no such step. They are
+// change is what is to be done to one instance. Each text but was is the cause of one step; where it is empty there is no such step. They are
 // done in the order of the fields.
 type change struct {
 	Target
 	spec spec.Container // what it is to be, for create, update and start
+
+	// was is the instance in whose place it comes, where that has another name.
+	was string
 
 	stop, remove, create, update, start string
 
@@ -32,6 +34,15 @@ type change struct {
 // while, as those that depend on it would see it.
 func (c *change) interrupts() bool {
 	return (c.stop != "" || c.remove != "") && (c.create != "" || c.start != "")
+}
+
+// there is the instance as it is now.
+func (c *change) there() Target {
+	t := c.Target
+	if c.was != "" {
+		t.Instance = c.was
+	}
+	return t
 }
 
 // class is how much must be done for a change to take effect.
@@ -50,7 +61,7 @@ const (
 // the root filesystem.
 func classOf(c spec.Change) class {
 	switch fieldOf(c) {
-	case "restart", "labels", "stop_grace_period", "depends_on", "replicas", "pull":
+	case "restart", "labels", "stop_grace_period", "depends_on", "replicas", "container_name", "pull":
 		return live
 	case "image", "rootfs", "writable_layer":
 		return disk
@@ -195,7 +206,7 @@ func completed(o *state.Instance, c spec.Container) bool {
 // the declared one is not known, and to make it anew would destroy what it wrote
 // because our own record of it is damaged. That is the user's to decide.
 func (u *up) refuse(o *state.Instance, why string) {
-	t := targetOf(o)
+	t := u.target(o)
 	u.refused = append(u.refused, diag.Finding{
 		Position: diag.Position{File: o.Name}, Message: why + "; what it wrote is kept",
 		Hint: fmt.Sprintf("vzcompose rm --stop %s removes it with what it wrote, up --force-recreate %s makes it anew, up --no-recreate leaves it as it is", o.Name, t.Container),

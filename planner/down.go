@@ -53,8 +53,8 @@ func (a *arrangement) removeVolumes(w state.World, o DownOptions) {
 	for _, v := range w.Volumes {
 		var after []int
 		users := map[string]bool{}
-		if v.Instance != "" { // it is that container's, whether the instance is there or not
-			users[targetOf(&state.Instance{Name: v.Instance}).Container] = true
+		if v.Instance != "" && !slices.ContainsFunc(w.Instances, func(o state.Instance) bool { return o.Name == v.Instance }) {
+			users[targetOf(&state.Instance{Name: v.Instance}).Container] = true // it is that container's all the same
 		}
 		for i := range w.Instances {
 			inst := &w.Instances[i]
@@ -91,7 +91,7 @@ func within(set map[string]bool, names []string) bool {
 func (a *arrangement) goneByName() map[string]int {
 	all := make(map[string]int, len(a.gone))
 	for ch, id := range a.gone {
-		all[ch.Instance] = id
+		all[ch.there().Instance] = id
 	}
 	return all
 }

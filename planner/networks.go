@@ -44,7 +44,7 @@ func (u *up) holders(network string) (names []string) {
 	for i := range u.observed.Instances {
 		o := &u.observed.Instances[i]
 		if o.State.Live() && on(network, o) && !slices.ContainsFunc(u.changes[targetOf(o).Container], func(ch *change) bool {
-			return ch.Instance == o.Name && (!ch.done || ch.stop != "" || ch.remove != "")
+			return ch.there().Instance == o.Name && (!ch.done || ch.stop != "" || ch.remove != "")
 		}) {
 			names = append(names, o.Name)
 		}

@@ -43,6 +43,7 @@ type up struct {
 
 	inactive []string // containers of the file that are not asked for
 
+	called   map[string]Target // instances that are declared, by name
 	graph    *graph
 	selected map[string]bool   // containers that this plan brings up
 	named    map[string]bool   // containers that the user named, or all
@@ -121,6 +122,21 @@ func (u *up) check() error {
 	if u.o.ForceRecreate && u.o.NoRecreate {
 		found("up", "", "cannot both recreate all and recreate nothing")
 	}
+	u.called = make(map[string]Target)
+	for _, name := range sortedKeys(u.desired) {
+		c := u.desired[name]
+		if c.ContainerName != "" && c.Replicas > 1 {
+			found("scale", "take container_name out of the stack file", "%s: %d instances would have the same name, %s", name, c.Replicas, c.ContainerName)
+			continue
+		}
+		for i := 1; i <= c.Replicas; i++ {
+			instance := c.InstanceName(name, i)
+			if other, ok := u.called[instance]; ok {
+				found("scale", "", "%s: %s is the name of an instance of %s", name, instance, other.Container)
+			}
+			u.called[instance] = Target{name, instance, i}
+		}
+	}
 	declared := make(map[string]map[string]spec.Dependency, len(u.desired))
 	for name, c := range u.desired {
 		declared[name] = c.DependsOn
@@ -135,13 +151,18 @@ func (u *up) check() error {
 func (u *up) decideAll() {
 	u.selectContainers()
 	u.changes = make(map[string][]*change)
+	kept := make(map[string]bool) // instances that are declared, as they are called now
 	u.encoded = make(map[string][]byte, len(u.selected))
 	there := make(map[string]*state.Instance, len(u.observed.Instances))
-	before := make(map[string]int) // the replicas that containers had
+	places := make(map[Target]*state.Instance) // by container and index
+	before := make(map[string]int)             // the replicas that containers had
 	for i := range u.observed.Instances {
 		o := &u.observed.Instances[i]
 		there[o.Name] = o
-		t := targetOf(o)
+		t := u.target(o)
+		if o.Broken == "" && t.Index > 0 {
+			places[Target{Container: t.Container, Index: t.Index}] = o
+		}
 		before[t.Container] = max(before[t.Container], t.Index)
 		if c, err := readable(o); err == nil && t.Index > 0 {
 			before[t.Container] = max(before[t.Container], c.Replicas)
@@ -159,9 +180,10 @@ func (u *up) decideAll() {
 			continue
 		}
 		for i := 1; i <= u.desired[name].Replicas; i++ {
-			ch := &change{Target: Target{name, spec.InstanceName(name, i), i}, spec: u.desired[name]}
-			if o := there[ch.Instance]; o != nil {
-				u.decide(o, ch)
+			ch := &change{Target: Target{name, u.desired[name].InstanceName(name, i), i}, spec: u.desired[name]}
+			if o := u.found(ch.Target, there, places); o != nil {
+				kept[o.Name] = true
+				u.decideNamed(o, ch)
 			} else {
 				ch.create, ch.start = causeAbsent, causeNew
 				if n := before[name]; n > 0 && i > n {
@@ -177,7 +199,68 @@ func (u *up) decideAll() {
 			u.changes[name] = append(u.changes[name], ch)
 		}
 	}
-	u.surplus(before)
+	u.surplus(before, kept)
+	u.refuseNames(there)
+}
+
+// target is targetOf for what is to come up: an instance whose record cannot be
+// read is the one that is declared under its name.
+func (u *up) target(o *state.Instance) Target {
+	if t, ok := u.called[o.Name]; ok && o.Broken != "" {
+		return t
+	}
+	return targetOf(o)
+}
+
+// found returns the instance that is there for t: the one of its name, or else the
+// one that had its place under another name; nil: there is none.
+func (u *up) found(t Target, there map[string]*state.Instance, places map[Target]*state.Instance) *state.Instance {
+	if o := there[t.Instance]; o != nil && u.target(o).Container == t.Container {
+		return o
+	}
+	return places[Target{Container: t.Container, Index: t.Index}]
+}
+
+// decideNamed decides on an instance that may be declared under another name: its
+// folder, its disk and its name on the networks go with the name.
+func (u *up) decideNamed(o *state.Instance, ch *change) {
+	switch {
+	case o.Name == ch.Instance:
+		u.decide(o, ch)
+	case u.o.NoRecreate:
+		ch.Instance = o.Name
+		u.decide(o, ch)
+	default:
+		ch.was = o.Name
+		u.replace(ch, o.State.Live(), renamed(o.Name, ch.Instance))
+	}
+}
+
+func renamed(old, now string) string { return "name " + old + " → " + now }
+
+// refuseNames keeps the plan from being made where an instance would have the name
+// of one of another container that stays.
+func (u *up) refuseNames(there map[string]*state.Instance) {
+	freed := make(map[string]bool)
+	for _, all := range u.changes {
+		for _, ch := range all {
+			if ch.remove != "" {
+				freed[ch.there().Instance] = true
+			}
+		}
+	}
+	for _, name := range sortedKeys(u.changes) {
+		for _, ch := range u.changes[name] {
+			o := there[ch.Instance]
+			if ch.create == "" || o == nil || freed[o.Name] {
+				continue
+			}
+			u.refused = append(u.refused, diag.Finding{
+				Position: diag.Position{File: name}, Message: fmt.Sprintf("there is an instance %s, of container %s", o.Name, u.target(o).Container),
+				Hint: fmt.Sprintf("vzcompose rm --stop %s removes it, with what it wrote", o.Name),
+			})
+		}
+	}
 }
 
 // oneOff reports whether a container is the one of which one more is asked for.
@@ -201,11 +284,11 @@ func (u *up) selectContainers() {
 
 // surplus removes instances that are there and not declared: replicas beyond
 // the number, and, where asked to, containers that are not in the file.
-func (u *up) surplus(before map[string]int) {
+func (u *up) surplus(before map[string]int, kept map[string]bool) {
 	orphans := make(map[string][]string)
 	for i := range u.observed.Instances {
 		o := &u.observed.Instances[i]
-		t := targetOf(o)
+		t := u.target(o)
 		c, declared := u.desired[t.Container]
 		why := "not in the stack file"
 		switch {
@@ -217,8 +300,10 @@ func (u *up) surplus(before map[string]int) {
 		case !declared:
 		case t.Index == 0, u.oneOff(t.Container):
 			continue
-		case !u.selected[t.Container] || t.Index >= 1 && t.Index <= c.Replicas:
+		case !u.selected[t.Container] || kept[o.Name]:
 			continue
+		case t.Index >= 1 && t.Index <= c.Replicas: // an earlier name of one that is there
+			why = renamed(o.Name, c.InstanceName(t.Container, t.Index))
 		default:
 			why = fmt.Sprintf("replicas %d → %d", before[t.Container], c.Replicas)
 		}

@@ -2,6 +2,7 @@ package planner
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -509,4 +510,100 @@ func TestUpRefusesWhatItCannotRead(t *testing.T) {
 			}
 		})
 	}
+}
+
+func named(name string) func(*spec.Container) {
+	return func(c *spec.Container) { c.ContainerName = name }
+}
+
+// An instance with another name is made anew, in the place of the one that was
+// there, with what that implies.
+func TestNamedInstance(t *testing.T) {
+	plain := stack("db", container(), "web", container(needs("db restart")))
+	now := stack("db", container(named("store")), "web", container(needs("db restart")))
+	p, err := Up(now, running(plain), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, `
+#1 stop container/web-1 (it is restarted with db)
+#2 stop container/db-1 after [1] (name db-1 → store)
+#3 remove container/db-1 after [2] (name db-1 → store)
+#4 create container/store after [3] (name db-1 → store)
+#5 start container/store after [4] (name db-1 → store)
+#6 start container/web-1 after [1 5] (it is restarted with db)
+`)
+	if p, err = Up(now, running(now), Options{RemoveOrphans: true}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, "")
+	if p, err = Up(now, running(plain), Options{NoRecreate: true}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, "")
+	broken := with(running(now), "store", func(o *state.Instance) { o.Container, o.Index, o.Broken = "store", 0, "unreadable" })
+	if _, err = Up(now, broken, Options{RemoveOrphans: true}); err == nil || !strings.Contains(err.Error(), "unreadable") {
+		t.Errorf("a record that cannot be read: %v", err)
+	}
+}
+
+// A name passes from one container to another when the first gives it up.
+func TestNamesPassOn(t *testing.T) {
+	was := stack("a", container(named("x")), "b", container(named("y")))
+	p, err := Up(stack("a", container(named("y")), "b", container(named("x"))), running(was), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, `
+#1 stop container/y (name y → x)
+#2 remove container/y after [1] (name y → x)
+#3 stop container/x (name x → y)
+#4 remove container/x after [3] (name x → y)
+#5 create container/y after [2 4] (name x → y)
+#6 start container/y after [5] (name x → y)
+#7 create container/x after [2 4] (name y → x)
+#8 start container/x after [7] (name y → x)
+`)
+	moved := stack("c", container(named("x")), "b", container(named("y")))
+	if _, err = Up(moved, running(was), Options{}); err == nil || !strings.Contains(err.Error(), "there is an instance x, of container a") {
+		t.Errorf("the name of an orphan: %v", err)
+	}
+	if p, err = Up(moved, running(was), Options{RemoveOrphans: true}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, `
+#1 stop container/x (not in the stack file)
+#2 remove container/x after [1] (not in the stack file)
+#3 create container/x after [2] (does not exist)
+#4 start container/x after [3] (new)
+`)
+}
+
+func TestScaleOfNames(t *testing.T) {
+	s := stack("a", container(named("x")), "b", container(named("c-2")), "c", container())
+	for _, c := range []struct {
+		scale map[string]int
+		want  string
+	}{
+		{map[string]int{"a": 2}, "scale: a: 2 instances would have the same name, x"},
+		{map[string]int{"c": 2}, "scale: c: c-2 is the name of an instance of b"},
+		{map[string]int{"a": 0, "c": 1}, ""},
+	} {
+		_, err := Up(s, state.World{}, Options{Scale: c.scale})
+		if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.Contains(got, c.want) && c.want != "" {
+			t.Errorf("%v: %v", c.scale, err)
+		}
+	}
+}
+
+// The volume that only an instance has goes with its container, whatever the
+// instance is called.
+func TestDownOfNamedInstance(t *testing.T) {
+	w := running(stack("db", container(named("store")), "web", container()))
+	w.Volumes = []state.Volume{{Name: "store@data", Instance: "store"}}
+	check(t, Down(w, DownOptions{Only: []string{"db"}, Volumes: true}), `
+#1 stop container/store (down)
+#2 remove container/store after [1] (down)
+#3 remove volume/store@data after [2] (down, with its volumes)
+`)
 }

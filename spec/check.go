@@ -66,6 +66,7 @@ func (c *checker) containers() map[string]Container {
 		}
 		c.file.containers[name] = d
 	}
+	c.linkNames(all)
 	return all
 }
 
@@ -314,14 +315,13 @@ func (c *checker) cycles() {
 }
 
 func (c *checker) cycle(loop []string) {
-	at := c.at(loop[0]).key("depends_on")
-	n := pairs(c.w, c.node(loop[0]).child("depends_on"), at, "")
+	n, at := c.dependency(loop[0], loop[1])
 	shown := loop
 	if len(loop) > 20 {
 		shown = append(append([]string{}, loop[:10]...), fmt.Sprintf("(%d more)", len(loop)-20))
 		shown = append(shown, loop[len(loop)-10:]...)
 	}
-	c.w.error(n.entry(loop[1]).key, at, "", "containers wait for each other: %s", strings.Join(shown, " → "))
+	c.w.error(n, at, "", "containers wait for each other: %s", strings.Join(shown, " → "))
 }
 
 // kernelFiles: they are there.

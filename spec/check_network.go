@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -237,7 +238,8 @@ func (c *checker) published(containers *node) {
 			if p.Published[0] == 0 {
 				continue
 			}
-			where, at := portNode(c.w.itemOf(n, i).node), c.at(e.key.text).key("ports")
+			from := c.w.itemOf(n, i)
+			where, at := portNode(from.node), c.at(e.key.text).key("ports").item(from.index)
 			if room := p.Published[1] - p.Published[0] + 1; d.Replicas > room {
 				c.w.error(where, at, "leave the port of the host out, or give a range", "%d instances of %q would open the same port of the host", d.Replicas, e.key.text)
 				continue
@@ -247,6 +249,43 @@ func (c *checker) published(containers *node) {
 			}
 		}
 	}
+}
+
+// movePorts adds offset to the ports of the host that the file fixes.
+func (c *checker) movePorts(offset int) {
+	if offset == 0 {
+		return
+	}
+	for _, name := range sortedKeys(c.file.containers) {
+		n := c.node(name).child("ports")
+		for i, p := range c.file.containers[name].Ports {
+			if p.Published[0] == 0 {
+				continue
+			}
+			from := c.w.itemOf(n, i)
+			moved := [2]int{p.Published[0] + offset, p.Published[1] + offset}
+			if moved[0] < 1 || moved[1] > 65535 {
+				c.w.error(portNode(from.node), c.at(name).key("ports").item(from.index), "",
+					"port %d moved by %d is not between 1 and 65535", p.Published[1], offset)
+				continue
+			}
+			c.file.containers[name].Ports[i].Published = moved
+		}
+	}
+}
+
+// portPlaces are where the ports of containers are declared, in the order of
+// Container.Ports.
+func (c *checker) portPlaces() map[string][]Place {
+	all := map[string][]Place{}
+	for name, d := range c.file.containers {
+		n := c.node(name).child("ports")
+		for i := range d.Ports {
+			from := c.w.itemOf(n, i)
+			all[name] = append(all[name], placeOf(portNode(from.node), c.at(name).key("ports").item(from.index)))
+		}
+	}
+	return all
 }
 
 // resolverPort is the port of a gateway at which the stack's resolver answers.
@@ -282,7 +321,7 @@ func portNode(port *node) *node {
 }
 
 // doors has who opens which port of the host first, at each address, and at any
-// (anyAddress) or all of them (allAddresses).
+// (anyAddress) or all (allAddresses) of one family.
 type doors map[door]doorway
 
 type door struct {
@@ -291,6 +330,14 @@ type door struct {
 }
 
 const anyAddress, allAddresses = "any", "all"
+
+// addressesOf are the addresses that a port is opened at, one a family.
+func addressesOf(p Port) []netip.Addr {
+	if p.HostIP == AllAddresses {
+		return []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	}
+	return []netip.Addr{netip.MustParseAddr(p.HostIP)}
+}
 
 type doorway struct {
 	container string
@@ -304,10 +351,13 @@ func (all doors) take(p Port, who doorway) (by doorway, taken bool) {
 		return doorway{}, false
 	}
 	at := func(address string) door { return door{p.Published[0], p.Protocol, address} }
-	own := []string{p.HostIP, anyAddress}
-	others := []string{p.HostIP, allAddresses}
-	if netip.MustParseAddr(p.HostIP).IsUnspecified() {
-		own, others = append(own, allAddresses), []string{anyAddress}
+	var own, others []string
+	for _, a := range addressesOf(p) {
+		one, anyOf, allOf := a.String(), fmt.Sprint(anyAddress, a.BitLen()), fmt.Sprint(allAddresses, a.BitLen())
+		own, others = append(own, one, anyOf), append(others, one, allOf)
+		if a.IsUnspecified() {
+			own, others = append(own, allOf), append(others, anyOf)
+		}
 	}
 	for _, address := range others {
 		if by, taken = all[at(address)]; taken {

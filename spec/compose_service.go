@@ -853,7 +853,7 @@ func (w *walker) warnUnlessIPv6(n *node) {
 // publishAddress is where ports of a Compose file without an address are opened.
 func (w *walker) publishAddress() string {
 	if w.publish == "" {
-		return "0.0.0.0"
+		return AllAddresses
 	}
 	return w.publish
 }

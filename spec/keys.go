@@ -41,6 +41,7 @@ type declared struct {
 	Container
 	envFiles []envFile
 	networks []Interface // Compose's shorthand for the interfaces
+	links    []link
 	platform string
 	profiles []string // of a container that is in the stack only where one of them is asked for
 }
@@ -195,6 +196,8 @@ func lifeKeys() []field[declared] {
 			func(c *declared) *Restart { return &c.Restart }),
 		key("replicas", "How many instances. Default: 1.", integer(0, maxReplicas),
 			func(c *declared) *int { return &c.Replicas }),
+		key("container_name", "Name of its one instance. Default: its own name and a number.", instanceName(),
+			func(c *declared) *string { return &c.ContainerName }),
 		key("profiles", "The container is in the stack where one of them is asked for (--profile), or it is named.", profiles(),
 			func(c *declared) *[]string { return &c.profiles }),
 		key("labels", "For people and tools.", labels,
@@ -214,7 +217,6 @@ func composeKeys() []field[declared] {
 	return append(all,
 		instead[declared]("tmpfs", "write mounts: [{type: tmpfs, destination: /tmp}]"),
 		instead[declared]("deploy", "write cpus, memory, replicas and restart in the container"),
-		instead[declared]("container_name", "an instance is named after its container"),
 		instead[declared]("network_mode", "every container has a machine of its own"),
 		instead[declared]("security_opt", "write seccomp: PROFILE, or no_new_privileges: true"),
 		instead[declared]("extends", "use YAML anchors, or defaults"),

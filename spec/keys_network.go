@@ -32,6 +32,8 @@ func reachKeys() []field[declared] {
 			func(c *declared) *[]Interface { return &c.Interfaces }),
 		key("networks", "Names of networks, or what to be on them: short for interfaces.", attachments(),
 			func(c *declared) *[]Interface { return &c.networks }),
+		key("links", "Containers that it depends on, each with a further name on the networks that they share: NAME, or NAME:ALIAS.", links(),
+			func(c *declared) *[]link { return &c.links }),
 		key("ports", "Ports of the host that lead to the container: [[address:]port:]port[/protocol].", ports(),
 			func(c *declared) *[]Port { return &c.Ports }),
 		key("expose", "Ports at which it is reached by others; for people.", portNumbers("the container"),

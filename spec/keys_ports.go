@@ -11,6 +11,22 @@ import (
 // DefaultHostIP is where ports of the host are opened when nothing is said.
 const DefaultHostIP = "127.0.0.1"
 
+// AllAddresses is every address of the host, of IPv4 and IPv6. 0.0.0.0 is every one
+// of IPv4, :: every one of IPv6.
+const AllAddresses = "*"
+
+// ParseHostIP reads where a port of the host is opened: an address, or AllAddresses.
+func ParseHostIP(s string) (string, error) {
+	if s == AllAddresses {
+		return s, nil
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return "", fmt.Errorf("%s is not an address of the host", quote(s))
+	}
+	return a.Unmap().String(), nil
+}
+
 // ports is a list of ports, each a mapping or the short form
 // [[address:]published:]target[/protocol].
 func ports() kind[[]Port] {
@@ -78,7 +94,7 @@ func portKeys() *object[Port] {
 			key("target", "Port in the container.", number(), func(p *Port) *int { return &p.Target }),
 			key("published", "Port of the host, or a range of which one is taken. Default: one that is free.", published,
 				func(p *Port) *[2]int { return &p.Published }),
-			key("host_ip", "Address of the host. Default: 127.0.0.1.", hostIP(), func(p *Port) *string { return &p.HostIP }),
+			key("host_ip", "Address of the host; *: all of them. Default: 127.0.0.1.", hostIP(), func(p *Port) *string { return &p.HostIP }),
 			key("protocol", "tcp or udp. Default: tcp.", enum[string](choice{name: "tcp"}, choice{name: "udp"}), func(p *Port) *string { return &p.Protocol }),
 			instead[Port]("mode", "a port is opened where its container runs"),
 			instead[Port]("name", "leave it out"), instead[Port]("app_protocol", "leave it out"),
@@ -86,15 +102,7 @@ func portKeys() *object[Port] {
 	}
 }
 
-func hostIP() kind[string] {
-	return text(nil, func(s string) (string, error) {
-		a, err := netip.ParseAddr(s)
-		if err != nil || a.Zone() != "" {
-			return "", fmt.Errorf("%s is not an address of the host", quote(s))
-		}
-		return a.Unmap().String(), nil
-	})
-}
+func hostIP() kind[string] { return text(nil, ParseHostIP) }
 
 // shortPorts reads the short form: a range of ports is as many.
 func shortPorts(w *walker, n *node, at *trail) []Port {
@@ -123,27 +131,27 @@ func shortPorts(w *walker, n *node, at *trail) []Port {
 	case host == "":
 		host = DefaultHostIP
 	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil || ip.Zone() != "" {
-		return fail("%s is not an address of the host", quote(host))
+	ip, err := ParseHostIP(host)
+	if err != nil {
+		return fail("%s", err)
 	}
 	low, high, err := portRange(target)
 	if err != nil {
 		return fail("%s is not a port", quote(target))
 	}
 	if published == "" {
-		return portsFrom(Port{HostIP: ip.Unmap().String(), Protocol: protocol}, low, high, 0)
+		return portsFrom(Port{HostIP: ip, Protocol: protocol}, low, high, 0)
 	}
 	from, to, err := portRange(published)
 	switch {
 	case err != nil:
 		return fail("%s is not a port", quote(published))
 	case low == high && from != to: // one of them
-		return []Port{{Target: int(low), Published: [2]int{int(from), int(to)}, HostIP: ip.Unmap().String(), Protocol: protocol}}
+		return []Port{{Target: int(low), Published: [2]int{int(from), int(to)}, HostIP: ip, Protocol: protocol}}
 	case high-low != to-from:
 		return fail("%d ports of the host for %d of the container", int(to-from)+1, int(high-low)+1)
 	}
-	return portsFrom(Port{HostIP: ip.Unmap().String(), Protocol: protocol}, low, high, from)
+	return portsFrom(Port{HostIP: ip, Protocol: protocol}, low, high, from)
 }
 
 // portsFrom is like p for each target of a range; published counts on from from,

@@ -26,7 +26,7 @@ func Load(opts Options) (*Loaded, error) {
 	if err := findings.Err(); err != nil {
 		return nil, err
 	}
-	return &Loaded{Stack: stack, Files: l.read, Profiles: l.profiles, Findings: findings}, nil
+	return &Loaded{Stack: stack, Files: l.read, Profiles: l.profiles, Findings: findings, Ports: l.ports}, nil
 }
 
 func newLoader(opts Options) *loader {
@@ -39,6 +39,7 @@ type loader struct {
 	read   []string // absolute paths
 	// profiles are those that the files name.
 	profiles []string
+	ports    map[string][]Place
 	// project is what projectName stands for where it is not set.
 	project string
 	// extends has the files that services are taken from, by path; others counts the
@@ -90,8 +91,10 @@ func (l *loader) load() *Stack {
 		return nil
 	}
 	c := &checker{w: w, root: root, file: &f, env: map[envKey][]envEntry{}, filters: map[string]string{}}
+	c.linkDependencies()
 	c.activate(l.opts)
-	l.profiles = c.profileNames()
+	l.profiles, l.ports = c.profileNames(), c.portPlaces()
+	c.movePorts(l.opts.PublishOffset)
 	stack := &Stack{Name: l.name(f.name, root, dir, variables), Dir: dir, Containers: c.containers(), Inactive: c.inactive(),
 		Volumes: c.volumesInUse(), Secrets: f.secrets, Configs: f.configs}
 	stack.Networks = usedNetworks(stack.Containers, f.networks)

@@ -103,6 +103,9 @@ type Container struct {
 	// Memory is the limit of the container in bytes. The machine gets more.
 	Memory uint64 `json:"memory"`
 
+	// ContainerName names the one instance; "": InstanceName does.
+	ContainerName string `json:"container_name,omitempty"`
+
 	Hostname  string                `json:"hostname,omitempty"` // "": the instance's name
 	Mounts    []Mount               `json:"mounts,omitempty"`
 	DependsOn map[string]Dependency `json:"depends_on,omitempty"`
@@ -331,8 +334,10 @@ type Options struct {
 	// EnvFiles are read in place of .env; a later one goes before an earlier one.
 	// Empty: those that COMPOSE_ENV_FILES lists.
 	EnvFiles []string
-	// PublishAddress is where ports of Compose files are opened that name no address
-	// of the host. "": on all of them.
+	// PublishOffset is added to each port of the host that the files fix.
+	PublishOffset int
+	// PublishAddress is where a port is opened that a file in Compose's dialect
+	// gives no address: an address of the host; "": AllAddresses.
 	PublishAddress string
 	// LookupEnv answers variables for ${VAR} and for names of environment that
 	// have no value; .env beside the first file is consulted after it. Nil: none.
@@ -345,4 +350,6 @@ type Loaded struct {
 	Files    []string // absolute paths read, in order; "-" is Stdin
 	Profiles []string // all that the files name; sorted
 	Findings diag.Findings
+	// Ports are the places of Container.Ports, by container.
+	Ports map[string][]Place
 }

@@ -86,10 +86,25 @@ func (c *checker) alike(key string) {
 	}
 }
 
-// instanceNames: a container must not be called as an instance of another is. Both
-// are names in DNS and on the command line.
+// instanceName is the kind of the name of an instance.
+func instanceName() kind[string] {
+	k := nameOf("container")
+	decode := k.decode
+	k.decode = func(w *walker, n *node, at *trail) (string, bool) {
+		name, ok := decode(w, n, at)
+		if ok && stackFile(name) {
+			w.error(n, at, "", "%s is a file in the folder of the stack, where instances have their folders", quote(name))
+			return "", false
+		}
+		return name, ok
+	}
+	return k
+}
+
+// instanceNames: no instance is called as a container, or an instance, of another
+// name is. Both are names in DNS and on the command line.
 func (c *checker) instanceNames(containers *node) {
-	folded := map[string]*node{}
+	folded, named := map[string]*node{}, map[string]*node{}
 	for _, e := range containers.entries {
 		folded[strings.ToLower(e.key.text)] = e.key
 	}
@@ -97,11 +112,27 @@ func (c *checker) instanceNames(containers *node) {
 		if of := c.instanceOf(strings.ToLower(e.key.text), folded); of != nil {
 			c.w.error(e.key, c.at(e.key.text), "", "%q is the name of an instance of container %q (line %d)", e.key.text, of.text, of.line)
 		}
+		d, n := c.file.containers[e.key.text], e.value.child("container_name")
+		if n == nil || d.ContainerName == "" || !c.active[e.key.text] {
+			continue
+		}
+		at, name := c.at(e.key.text).key("container_name"), strings.ToLower(d.ContainerName)
+		if d.Replicas > 1 {
+			c.w.error(n, at, "leave it out, or make replicas 1", "%d instances of %q would have the same name", d.Replicas, e.key.text)
+		}
+		if of := folded[name]; of != nil && of != e.key {
+			c.w.error(n, at, "", "%q is the name of container %q (line %d)", d.ContainerName, of.text, of.line)
+		} else if of := c.instanceOf(name, folded); of != nil {
+			c.w.error(n, at, "", "%q is the name of an instance of container %q (line %d)", d.ContainerName, of.text, of.line)
+		} else if of := named[name]; of != nil {
+			c.w.error(n, at, "", "%q is already the name of the instance of container %q (line %d)", d.ContainerName, of.text, of.line)
+		}
+		named[name] = e.key
 	}
 }
 
 // instanceOf returns the key of the container whose instance is called name, in
-// lower case; nil: there is none.
+// lower case, for it says nothing else; nil: there is none.
 func (c *checker) instanceOf(name string, containers map[string]*node) *node {
 	i := strings.LastIndexByte(name, '-')
 	if i < 0 {
@@ -113,7 +144,7 @@ func (c *checker) instanceOf(name string, containers map[string]*node) *node {
 	}
 	index, err := strconv.Atoi(name[i+1:])
 	d, ok := c.file.containers[of.text]
-	if err != nil || !ok || index < 1 || index > d.Replicas || InstanceName(name[:i], index) != name {
+	if err != nil || !ok || d.ContainerName != "" || index < 1 || index > d.Replicas || InstanceName(name[:i], index) != name {
 		return nil
 	}
 	return of

@@ -85,17 +85,16 @@ func (c *checker) wanting(e entry) {
 	if !c.active[of] {
 		return
 	}
-	at := c.at(of).key("depends_on")
 	for _, on := range sortedKeys(c.file.containers[of].DependsOn) {
 		d, there := c.file.containers[on]
 		if !there || c.active[on] || !c.file.containers[of].DependsOn[on].Required {
 			continue
 		}
-		n := e.value.child("depends_on")
-		if !c.w.spend(n, n) {
+		if n := e.value.child("depends_on"); n != nil && !c.w.spend(n, n) {
 			return
 		}
-		c.w.error(pairs(c.w, n, at, "").entry(on).key, at, "--profile "+d.profiles[0]+" has it, and required: false does without",
+		n, at := c.dependency(of, on)
+		c.w.error(n, at, "--profile "+d.profiles[0]+" has it, and required: false does without",
 			"container %s is not in the stack: its %s not asked for", quote(on), profileWords(d.profiles))
 	}
 }

@@ -87,10 +87,10 @@ func TestProfilesOfTheEnvironment(t *testing.T) {
 		}
 	}
 	for want, o := range map[string]Options{
-		"db web":       {Dir: dir},
-		"admin db web": {Dir: dir, LookupEnv: func(name string) (string, bool) { return "tools,db", name == "VZCOMPOSE_PROFILES" }},
+		"db web":        {Dir: dir},
+		"admin db web":  {Dir: dir, LookupEnv: func(name string) (string, bool) { return "tools,db", name == "VZCOMPOSE_PROFILES" }},
 		"admin  db web": {Files: []string{filepath.Join(other, "vzcompose.yaml")}, LookupEnv: func(name string) (string, bool) { return "tools,db", name == "COMPOSE_PROFILES" }},
-		"web":          {Dir: dir, Profiles: []string{"other"}},
+		"web":           {Dir: dir, Profiles: []string{"other"}},
 	} {
 		loaded, err := Load(o)
 		if err != nil || strings.Join(sortedKeys(loaded.Stack.Containers), " ") != strings.ReplaceAll(want, "  ", " ") {

@@ -35,6 +35,21 @@ func (r *reporter) add(p place, f diag.Finding) {
 	r.findings = append(r.findings, f)
 }
 
+// Place is where something is declared.
+type Place struct {
+	diag.Position
+	// Path names the thing in the stack, as that of a finding does.
+	Path string
+}
+
+func (p Place) String() string { return p.Position.String() + ": " + p.Path }
+
+func placeOf(n *node, at *trail) Place {
+	var f diag.Finding
+	n.place.locate(&f)
+	return Place{f.Position, at.String()}
+}
+
 // full reports whether another finding of that severity would not be kept.
 func (r *reporter) full(severity diag.Severity) bool {
 	if severity == diag.Warning {

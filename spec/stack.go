@@ -14,9 +14,18 @@ type Instance struct {
 	Index     int    `json:"index"` // from 1
 }
 
-// InstanceName names the replica of a container; index counts from 1.
+// InstanceName names the replica of a container that says nothing else of it; index
+// counts from 1.
 func InstanceName(container string, index int) string {
 	return container + "-" + strconv.Itoa(index)
+}
+
+// InstanceName names the replica of c, which is called container in its stack.
+func (c Container) InstanceName(container string, index int) string {
+	if c.ContainerName != "" {
+		return c.ContainerName
+	}
+	return InstanceName(container, index)
 }
 
 // Instances answers every instance of the stack, sorted by container and index.
@@ -24,7 +33,7 @@ func (s *Stack) Instances() []Instance {
 	var all []Instance
 	for _, name := range sortedKeys(s.Containers) {
 		for i := 1; i <= s.Containers[name].Replicas; i++ {
-			all = append(all, Instance{Container: name, Name: InstanceName(name, i), Index: i})
+			all = append(all, Instance{Container: name, Name: s.Containers[name].InstanceName(name, i), Index: i})
 		}
 	}
 	return all

@@ -36,7 +36,7 @@ func rooms() map[string]row {
 		// the wire
 		"internal/wire":        {imports: []string{"internal/errs"}},
 		"internal/mux":         {imports: []string{"internal/errs"}},
-		"internal/shimproto":   {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/wire"}},
+		"internal/shimproto":   {imports: []string{"agentproto", "internal/errs", "internal/lifecycle", "internal/state", "internal/store", "internal/wire"}},
 		"internal/switchproto": {imports: []string{"internal/accept", "internal/errs", "internal/network", "internal/network/segment"}},
 		"agentproto":           {imports: []string{"internal/errs", "internal/wire"}},
 
@@ -46,8 +46,8 @@ func rooms() map[string]row {
 
 		// machines
 		"vmm":                {imports: []string{"internal/errs"}},
-		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/undo", "internal/wire"}},
-		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/wire"}},
+		"vmm/vmmfake":        {imports: []string{"vmm", "agentproto", "internal/durable", "internal/errs", "internal/network/frame", "internal/network/networktest", "internal/wire", "relay"}},
+		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/network/frame", "internal/network/networktest", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
 		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv", "vmm/qemu/vsock"}},
 		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
@@ -97,7 +97,7 @@ func rooms() map[string]row {
 			"internal/shimproto", "internal/state", "internal/store", "internal/wire"}},
 
 		// what a command leaves behind, and which machines it has
-		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/stack", "internal/switchproc"}},
+		"internal/process": {imports: []string{"vmm", "internal/shim", "internal/shimproto", "internal/stack", "internal/switchproc"}},
 		"internal/driver":  {imports: []string{"internal/process", "vmm", "vmm/qemu", "vmm/vz"}},
 
 		"internal/stack/stacktest": {imports: []string{"internal/image", "internal/kernel", "internal/kernel/kerneltest", "internal/process", "vmm", "vmm/vmmfake"}},

@@ -118,13 +118,17 @@ func (a *app) exit(err error) int {
 
 // explain shows err, and returns the status that it has in most commands.
 func explain(view *ui.UI, err error) int {
-	var findings diag.Findings
-	if errors.As(err, &findings) {
+	if findings := (diag.Findings)(nil); errors.As(err, &findings) {
 		view.Findings(findings)
-		return exitUsage
+	} else {
+		view.Error(err)
 	}
-	view.Error(err)
-	if errs.Is(err, errs.InvalidArgument) {
+	return classStatus(err)
+}
+
+// classStatus is the status that an error has in most commands.
+func classStatus(err error) int {
+	if findings := (diag.Findings)(nil); errors.As(err, &findings) || errs.Is(err, errs.InvalidArgument) {
 		return exitUsage
 	}
 	return exitFailed
@@ -203,7 +207,7 @@ func processStatus(err error) int {
 		}
 		return exitOurs
 	}
-	if findings := (diag.Findings)(nil); errors.As(err, &findings) || errs.Is(err, errs.InvalidArgument) {
+	if classStatus(err) == exitUsage {
 		return exitUsage
 	}
 	return exitOurs
@@ -237,7 +241,7 @@ func (a *app) command() *cli.App {
 			a.upCommand(), a.downCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(),
 			a.killCommand(), a.waitCommand(), a.pauseCommand(), a.unpauseCommand(), a.attachCommand(), a.topCommand(), a.portCommand(), a.statsCommand(), a.inspectCommand(), a.eventsCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(), a.runCommand(), a.cpCommand(),
 			a.scaleCommand(), a.imagesCommand(), a.pullCommand(), a.volumesCommand(),
-			a.planCommand(), a.configCommand(), a.importCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(), a.networkCommand(), a.vsockCommand(),
+			a.planCommand(), a.configCommand(), a.importCommand(), a.providerCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(), a.networkCommand(), a.vsockCommand(),
 			a.doctorCommand(), a.versionCommand(),
 		},
 	}

@@ -92,8 +92,19 @@ func (a *app) examine(c *cli.Context) []check {
 	h.Folder.RemoveRuntime()
 	k, err := h.Kernels.Default(c.Context, runtime.GOARCH)
 	add("kernel", fmt.Sprintf("%s from %s", k.Version, k.Origin), err)
-	all = append(all, a.examineTemplates(h))
+	all = append(all, a.examineTemplates(h), examinePorts(h.Engine))
 	return all
+}
+
+// examinePorts says which ports of the host the user may publish. That some are not
+// theirs is usual, and no lack.
+func examinePorts(e *engine.Engine) check {
+	lowest := engine.LowestPort()
+	ch := check{Name: "ports", OK: true, Found: fmt.Sprintf("those from %d on can be published", lowest)}
+	if lowest > 1 {
+		ch.Remedy = "for 80: " + e.LowPortsHint(80, 80)
+	}
+	return ch
 }
 
 func (a *app) examineDriver(c *cli.Context) []check {

@@ -39,7 +39,7 @@ func (a *app) planCommand() *cli.Command {
 			&cli.BoolFlag{Name: "detailed-exitcode", Usage: "status 2 where there is something to do"},
 			&cli.BoolFlag{Name: "destroy", Usage: "what down would do"},
 			&cli.BoolFlag{Name: "no-start"}, &cli.BoolFlag{Name: "no-deps"}, &cli.BoolFlag{Name: "force-recreate"},
-			&cli.BoolFlag{Name: "no-recreate"}, &cli.BoolFlag{Name: "remove-orphans"}, &cli.StringSliceFlag{Name: "scale"},
+			&cli.BoolFlag{Name: "no-recreate"}, &cli.BoolFlag{Name: "remove-orphans"}, &cli.StringSliceFlag{Name: "scale"}, publishOffsetFlag(),
 		},
 		Action: a.plan,
 	}

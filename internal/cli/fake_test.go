@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -53,19 +55,24 @@ func dieAt(text string) event.Sink {
 //   - until FILE: waits for HOME/fake/FILE and exits with the number in it;
 //   - serve: prints "ready", and after SIGTERM "bye", and exits with 0;
 //   - print TEXT FILE: prints TEXT, then does what until does;
+//   - show NAME: prints NAME and the value of that variable, then does what serve does;
+//   - hear PORT: repeats what comes to the port of the machine's first network card;
+//   - talk CARD ADDRESS TEXT: says the text at the address by the machine's network
+//     card of that number, and prints what comes back;
 //   - fill FILE ROOM: once there is HOME/fake/FILE, it writes to a host disk that is
 //     full, until there is HOME/fake/ROOM.
-func newFake(lookup func(string) (string, bool), _ process.DriverOptions) (vmm.Driver, error) {
+func newFake(lookup func(string) (string, bool), o process.DriverOptions) (vmm.Driver, error) {
 	if why, ok := lookup("FAKE_NO_MACHINES"); ok {
 		return nil, errs.WithHint(errs.New(errs.Unavailable, "%s", why), "install it")
 	}
 	return vmmfake.New(vmmfake.Options{
-		Boot: func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
+		Templates: o.Templates,
+		Boot:      func(ctx context.Context, cfg *vmm.Config) error { return atPoint(ctx, cfg, "boot") },
 		Ready: func(ctx context.Context, m *vmmfake.Machine) error {
 			cfg := m.Config()
 			return atPoint(ctx, &cfg, "ready")
 		},
-		Programs: map[string]vmmfake.Program{"until": until, "serve": stacktest.Serve, "fill": fillDisk, "print": func(ctx context.Context, p *vmmfake.Process) int {
+		Programs: map[string]vmmfake.Program{"until": until, "serve": stacktest.Serve, "fill": fillDisk, "show": show, "hear": hear, "talk": talk, "print": func(ctx context.Context, p *vmmfake.Process) int {
 			fmt.Fprintln(p.Stdout, p.Args[1])
 			p.Args = p.Args[1:]
 			return until(ctx, p)
@@ -114,6 +121,62 @@ func until(ctx context.Context, p *vmmfake.Process) int {
 		return err == nil
 	})
 	return code
+}
+
+func show(ctx context.Context, p *vmmfake.Process) int {
+	for _, e := range p.Env {
+		if strings.HasPrefix(e, p.Args[1]+"=") {
+			fmt.Fprintln(p.Stdout, e)
+		}
+	}
+	return stacktest.Serve(ctx, p)
+}
+
+func hear(ctx context.Context, p *vmmfake.Process) int {
+	port, err := strconv.ParseUint(p.Args[1], 10, 16)
+	if err != nil {
+		return 2
+	}
+	setups := p.Machine.Setups()
+	at := setups[len(setups)-1].Interfaces[0].Addresses[0].Addr()
+	l, err := p.Machine.Station(0).Listen(netip.AddrPortFrom(at, uint16(port)))
+	if err != nil {
+		fmt.Fprintln(p.Stderr, err)
+		return 1
+	}
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	fmt.Fprintln(p.Stdout, "ready")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return 0
+		}
+		go func() {
+			defer c.Close()
+			_, _ = io.Copy(c, c)
+		}()
+	}
+}
+
+func talk(ctx context.Context, p *vmmfake.Process) int {
+	card, err := strconv.Atoi(p.Args[1])
+	if err != nil {
+		return 2
+	}
+	c, err := p.Machine.Station(card).Dial(ctx, netip.MustParseAddrPort(p.Args[2]))
+	if err != nil {
+		fmt.Fprintln(p.Stderr, err)
+		return 1
+	}
+	defer c.Close()
+	text := p.Args[3] + "\n"
+	if _, err := io.WriteString(c, text); err != nil {
+		return 1
+	}
+	if _, err := io.CopyN(p.Stdout, c, int64(len(text))); err != nil {
+		return 1
+	}
+	return 0
 }
 
 func fillDisk(ctx context.Context, p *vmmfake.Process) int {

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -119,7 +117,7 @@ func (a *app) port(c *cli.Context) error {
 			a.view.Printf("%s\n", p)
 		} else if fmt.Sprint(p.Target) == number && p.Protocol == protocol {
 			found = true
-			a.view.Printf("%s\n", net.JoinHostPort(p.HostIP, strconv.Itoa(p.Published[0])))
+			a.view.Printf("%s\n", p.Reached())
 		}
 	}
 	if c.NArg() == 2 && !found {
@@ -202,6 +200,7 @@ func (a *app) configCommand() *cli.Command {
 			&cli.BoolFlag{Name: "images", Usage: "images"},
 			&cli.BoolFlag{Name: "volumes", Usage: "names of volumes"},
 			&cli.BoolFlag{Name: "profiles", Usage: "names of profiles, of all containers of the file"},
+			publishOffsetFlag(),
 		},
 		Action: a.config,
 	}

@@ -43,9 +43,14 @@ func (a *app) loadAs(o spec.Options) (*spec.Loaded, error) {
 // loadOptions say which stack the command line means.
 func (a *app) loadOptions(c *cli.Context, named ...string) (spec.Options, error) {
 	o := spec.Options{Files: c.StringSlice("file"), Name: c.String("name"), Dir: c.String("project-directory"), EnvFiles: c.StringSlice("env-file"),
-		Profiles: c.StringSlice("profile"), Named: named, Platform: engine.Platform(), LookupEnv: a.deps.LookupEnv}
+		Profiles: c.StringSlice("profile"), Named: named, Platform: engine.Platform(), LookupEnv: a.deps.LookupEnv,
+		PublishOffset: c.Int("publish-offset")}
+	set, err := stack.ReadSettings(a.deps.LookupEnv)
+	if err != nil {
+		return o, err
+	}
+	o.PublishAddress = set.PublishAddress
 	if slices.Contains(o.Files, "-") {
-		var err error
 		if o.Stdin, err = io.ReadAll(io.LimitReader(a.deps.Stdin, maxStdin)); err != nil {
 			return o, fmt.Errorf("read standard input: %w", err)
 		}

@@ -41,6 +41,7 @@ func (a *app) runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "with a terminal, even where this is none; the default is what this is"},
 			&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "accepted: standard input is passed on unless -d"},
 			&cli.BoolFlag{Name: "cold", Usage: "boot its machine, restore none"},
+			publishOffsetFlag(),
 			detachKeysFlag(),
 		},
 		Action: forProcess(a.run),

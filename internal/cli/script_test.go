@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/vzcompose/vzcompose/internal/filelock"
 	vzimage "github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/kernel/kerneltest"
 	"github.com/vzcompose/vzcompose/internal/store"
@@ -45,38 +47,41 @@ func TestMain(m *testing.M) {
 //	at POINT INSTANCE         waits until it is there
 //	release POINT INSTANCE    lets it go on
 //	tell FILE TEXT            writes HOME/fake/FILE
+//	spoil                     damages the templates of machines with containers
+//	killswitch STACK          kills the switch of a stack
 //
 // At its end a script must have left no shim behind.
 func TestScripts(t *testing.T) {
 	base := sync.OnceValues(func() (string, error) { return prepareHome(t.TempDir()) })
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+	testscript.Run(t, scripts("testdata", func(e *testscript.Env) error {
+		from, err := base()
+		if err != nil {
+			return err
+		}
+		return setUpScript(e, from)
+	}))
+}
+
+// scripts are those in dir.
+func scripts(dir string, setUp func(*testscript.Env) error) testscript.Params {
+	return testscript.Params{
+		Dir:                 dir,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup: func(e *testscript.Env) error {
-			from, err := base()
-			if err != nil {
-				return err
-			}
-			return setUpScript(e, from)
-		},
+		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"status": cmdStatus, "eventually": cmdEventually, "begin": cmdBegin, "signal": cmdSignal, "ended": cmdEnded,
-			"said": cmdSaid, "hold": cmdHold, "at": cmdAt, "release": cmdRelease, "tell": cmdTell,
+			"said": cmdSaid, "hold": cmdHold, "at": cmdAt, "release": cmdRelease, "tell": cmdTell, "spoil": cmdSpoil, "killswitch": cmdKillSwitch,
 		},
-	})
+	}
 }
 
 // prepareHome makes a home folder with a kernel, and images: base, checked, which
 // is healthy when HOME/fake/well is told 0, and stores, with volumes.
 func prepareHome(dir string) (string, error) {
 	home := filepath.Join(dir, "home")
-	image := filepath.Join(dir, "Image")
-	if err := os.WriteFile(image, kerneltest.Image(runtime.GOARCH, "6.1.0-1-test"), 0o600); err != nil {
-		return "", err
-	}
-	tar := filepath.Join(dir, "root.tar")
-	if err := os.WriteFile(tar, make([]byte, 1024), 0o600); err != nil { // an empty tar
+	image, tar, err := writeSources(dir)
+	if err != nil {
 		return "", err
 	}
 	for _, args := range [][]string{
@@ -102,6 +107,13 @@ func prepareHome(dir string) (string, error) {
 		}
 	}
 	return home, nil
+}
+
+// writeSources writes a kernel and a root filesystem, which is empty.
+func writeSources(dir string) (image, tar string, err error) {
+	image, tar = filepath.Join(dir, "Image"), filepath.Join(dir, "root.tar")
+	return image, tar, errors.Join(os.WriteFile(image, kerneltest.Image(runtime.GOARCH, "6.1.0-1-test"), 0o600),
+		os.WriteFile(tar, make([]byte, 1024), 0o600))
 }
 
 // script is what the commands of one script share.
@@ -150,15 +162,17 @@ func (s *script) left() (names []string) {
 		_ = cmd.Wait()
 	}
 	s.mu.Unlock()
-	stacks, _ := filepath.Glob(filepath.Join(s.home.Stacks(), "*", "*"))
-	for _, dir := range stacks {
-		stack, name := filepath.Base(filepath.Dir(dir)), filepath.Base(dir)
-		if alive, _ := s.home.Alive(stack, name); !alive {
-			continue
-		}
-		names = append(names, "the shim of "+stack+"/"+name)
-		if pid, err := s.home.Owner(stack, name); err == nil {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+	for _, home := range []store.Home{s.home, s.home.Pool()} {
+		stacks, _ := filepath.Glob(filepath.Join(home.Stacks(), "*", "*"))
+		for _, dir := range stacks {
+			stack, name := filepath.Base(filepath.Dir(dir)), filepath.Base(dir)
+			if alive, _ := home.Alive(stack, name); !alive {
+				continue
+			}
+			names = append(names, "the shim of "+stack+"/"+name)
+			if pid, err := home.Owner(stack, name); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
 		}
 	}
 	return names
@@ -317,4 +331,29 @@ func write(ts *testscript.TestScript, name, text string) {
 	ts.Check(os.MkdirAll(filepath.Dir(path), 0o700))
 	ts.Check(os.WriteFile(path+".new", []byte(text), 0o600))
 	ts.Check(os.Rename(path+".new", path))
+}
+
+func cmdSpoil(ts *testscript.TestScript, neg bool, args []string) {
+	wants(ts, neg, args, 0, "spoil")
+	all, err := filepath.Glob(filepath.Join(scriptOf(ts).home.Templates(), "*.fake"))
+	ts.Check(err)
+	spoilt := 0
+	for _, path := range all {
+		b, err := os.ReadFile(path)
+		ts.Check(err)
+		if bytes.Contains(b, []byte(`"held"`)) {
+			ts.Check(os.WriteFile(path, b[:len(b)/2], 0o600))
+			spoilt++
+		}
+	}
+	if spoilt == 0 {
+		ts.Fatalf("there is none")
+	}
+}
+
+func cmdKillSwitch(ts *testscript.TestScript, neg bool, args []string) {
+	wants(ts, neg, args, 1, "killswitch STACK")
+	pid, err := filelock.Signed(scriptOf(ts).home.SwitchLock(args[0]))
+	ts.Check(err)
+	ts.Check(syscall.Kill(pid, syscall.SIGKILL))
 }

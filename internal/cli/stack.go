@@ -22,6 +22,7 @@ func (a *app) scaleCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "no-deps", Usage: "leave what the named containers depend on alone"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"},
+			publishOffsetFlag(),
 		},
 		Action: a.scale,
 	}

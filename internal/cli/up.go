@@ -14,6 +14,12 @@ import (
 	"github.com/vzcompose/vzcompose/spec"
 )
 
+// publishOffsetFlag is of the commands that read ports of the stack file: with one
+// environment they agree about them.
+func publishOffsetFlag() cli.Flag {
+	return &cli.IntFlag{Name: "publish-offset", Usage: "add `N` to every port of the host that the file fixes", EnvVars: []string{"VZCOMPOSE_PUBLISH_OFFSET"}}
+}
+
 func upFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "do not follow the logs"},
@@ -27,7 +33,7 @@ func upFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "scale", Usage: "`NAME=N` replicas of a container"},
 		&cli.BoolFlag{Name: "cold", Usage: "boot machines, restore none"},
 		&cli.StringFlag{Name: "pull", Usage: "missing, always or never, for every container"},
-		graceFlag(),
+		graceFlag(), publishOffsetFlag(),
 		&cli.BoolFlag{Name: "wait", Usage: "wait until what is started runs, or is healthy where it has a check; does not follow the logs"},
 		&cli.Float64Flag{Name: "wait-timeout", Usage: "at most `SECONDS` of that"},
 		&cli.BoolFlag{Name: "abort-on-container-exit", Usage: "stop the stack when an instance has ended"},

@@ -60,6 +60,7 @@ func (a *app) changeNamed(name, usage string, flags []cli.Flag,
 		Name: name, Usage: usage, ArgsUsage: "[NAME…]",
 		Flags: append(flags, &cli.BoolFlag{Name: "dry-run", Usage: "show the plan, do nothing"}),
 		Action: func(c *cli.Context) error {
+			a.cold = c.Bool("cold") // false where the command has no such flag
 			return a.change(c, func() (*stack.Stack, error) { return a.withName(c) }, func(s *stack.Stack, control stack.Control) error {
 				return do(s, c.Context, control, c.Args().Slice())
 			})

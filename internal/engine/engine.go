@@ -17,9 +17,11 @@ import (
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/kernel"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/planner"
+	"github.com/vzcompose/vzcompose/spec"
 )
 
 // statusLimit is how long a shim may take to answer about itself.
@@ -37,14 +39,14 @@ type Options struct {
 	Home    store.Home
 	Images  *image.Store
 	Kernels *kernel.Store
-	// Shim is the command that becomes a shim: it reads a store.Launch from its
+	// Shim is the command that becomes a shim: it reads a shimproto.Launch from its
 	// standard input and says it is ready on descriptor 3.
 	Shim []string
 	// Switch is the command that becomes the switch of a stack; see
 	// internal/switchproc.
 	Switch []string
 	// Remove is the command that removes a one-off whose command is gone: it reads a
-	// store.RemoveOrder from its standard input.
+	// shimproto.RemoveOrder from its standard input.
 	Remove []string
 	// Probe returns what keeps this host from running machines; nil: a start tells.
 	Probe func() error
@@ -58,7 +60,7 @@ type Options struct {
 	// Cold has every machine booted.
 	Cold bool
 	// Held is shim.Held; nil: no machine that waits holds a container.
-	Held func(store.Launch) (common store.Launch, key string, err error)
+	Held func(shimproto.Launch) (common shimproto.Launch, key string, err error)
 	// TemplatesLimit bounds the templates of machines, in bytes; 0: the driver's
 	// own bound.
 	TemplatesLimit uint64
@@ -104,6 +106,8 @@ type Stack struct {
 	WaitLimit time.Duration
 	// Statics are the addresses that the stack file gives.
 	Statics []Static
+	// Ports are the places of the ports of containers in the stack file.
+	Ports map[string][]spec.Place
 	// Attended is the instance whose process waits until somebody is attached to
 	// it; "": none. Launched, where it is set, is told when that can be done.
 	Attended string

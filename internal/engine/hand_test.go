@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -13,7 +12,6 @@ import (
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/shim"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
-	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/vmm/vmmfake"
 )
@@ -36,9 +34,8 @@ func TestStartThatIsTakenBackFromThePool(t *testing.T) {
 					return
 				}
 				defer c.Close()
-				d := json.NewDecoder(c)
-				var order store.Launch
-				if err := d.Decode(&order); err != nil {
+				order, err := shimproto.ReadLaunch(c)
+				if err != nil {
 					served <- err
 					return
 				}
@@ -86,4 +83,29 @@ func listenAsSpare(t *testing.T, s *Stack) net.Listener {
 	}
 	t.Cleanup(func() { _ = l.Close() })
 	return l
+}
+
+// An instance whose launch a spare refuses, for it is of another build, has a shim
+// of its own.
+func TestSpareThatRefuses(t *testing.T) {
+	s := newShop(t, orderly, Options{}, "sleep", "infinity")
+	l := listenAsSpare(t, s)
+	served := make(chan error, 1)
+	go func() {
+		c, err := l.Accept()
+		if err == nil {
+			_, err = shimproto.ReadLaunch(c)
+			_ = c.Close()
+		}
+		served <- err
+	}()
+	if err := s.Run(t.Context(), planner.Step{Op: planner.Start{Target: web}}, func(event.Progress) {}); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Errorf("the spare: %v", err)
+	}
+	if i := observed(t, s, "web-1"); i.State != lifecycle.Started || i.PID == os.Getpid() {
+		t.Errorf("it is %+v", i)
+	}
 }

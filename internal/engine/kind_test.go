@@ -3,6 +3,7 @@ package engine
 import (
 	"testing"
 
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
@@ -10,12 +11,12 @@ import (
 // image too, which is not in the key.
 func TestKinds(t *testing.T) {
 	small := Make{CPUs: 1, Memory: 64 << 20}
-	held := func(change func(*store.Launch)) Kind {
-		l := store.Launch{Kernel: "/k", Initramfs: "/i", Instance: store.Instance{CPUs: 1, Memory: 64 << 20, Root: "/a.erofs"}}
+	held := func(change func(*shimproto.Launch)) Kind {
+		l := shimproto.Launch{Kernel: "/k", Initramfs: "/i", Instance: store.Instance{CPUs: 1, Memory: 64 << 20, Root: "/a.erofs"}}
 		change(&l)
 		return Kind{small, &l, "key"}
 	}
-	base := held(func(*store.Launch) {})
+	base := held(func(*shimproto.Launch) {})
 	for name, x := range map[string]struct {
 		a, b Kind
 		same bool
@@ -24,12 +25,12 @@ func TestKinds(t *testing.T) {
 		"another make":   {Kind{Make: small}, Kind{Make: Make{CPUs: 2, Memory: 64 << 20}}, false},
 		"larger":         {Kind{Make: small}, Kind{Make: Make{CPUs: 1, Memory: 128 << 20}}, false},
 		"held and not":   {base, Kind{Make: small}, false},
-		"equal":          {base, held(func(*store.Launch) {}), true},
-		"another name":   {base, held(func(l *store.Launch) { l.Instance.Container = "other" }), true},
-		"another image":  {base, held(func(l *store.Launch) { l.Instance.Root = "/b.erofs" }), false},
-		"another kernel": {base, held(func(l *store.Launch) { l.Kernel = "/l" }), false},
-		"a larger disk":  {base, held(func(l *store.Launch) { l.Instance.Writable = 1 << 30 }), false},
-		"another memory": {base, held(func(l *store.Launch) { l.Instance.Memory = 1 << 30 }), false},
+		"equal":          {base, held(func(*shimproto.Launch) {}), true},
+		"another name":   {base, held(func(l *shimproto.Launch) { l.Instance.Container = "other" }), true},
+		"another image":  {base, held(func(l *shimproto.Launch) { l.Instance.Root = "/b.erofs" }), false},
+		"another kernel": {base, held(func(l *shimproto.Launch) { l.Kernel = "/l" }), false},
+		"a larger disk":  {base, held(func(l *shimproto.Launch) { l.Instance.Writable = 1 << 30 }), false},
+		"another memory": {base, held(func(l *shimproto.Launch) { l.Instance.Memory = 1 << 30 }), false},
 		"another key":    {base, Kind{small, base.Held, "other"}, false},
 	} {
 		from := &bootFiles{kernel: "/k", initramfs: "/i"}

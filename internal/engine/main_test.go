@@ -32,6 +32,7 @@ const (
 	wordless  = "wordless"  // and without
 	unready   = "unready"   // never says that it is ready
 	hung      = "hung"      // answers its status and nothing else
+	foreign   = "foreign"   // of another version
 )
 
 // shimLife is how long a shim may outlive a test that was itself killed.
@@ -56,7 +57,7 @@ func TestMain(m *testing.M) {
 func beShim(kind string) error {
 	ready := os.NewFile(3, "ready")
 	syscall.CloseOnExec(3)
-	l, err := shim.ReadLaunch(os.Stdin)
+	l, err := shimproto.ReadLaunch(os.Stdin)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,9 @@ func beShim(kind string) error {
 	case unready:
 		tell = func() {}
 	case hung:
-		return hang(l.Home, l.Instance, tell)
+		return hang(l.Home, l.Instance, shimproto.Version, tell)
+	case foreign:
+		return hang(l.Home, l.Instance, shimproto.Version+1, tell)
 	}
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
@@ -83,8 +86,9 @@ func beShim(kind string) error {
 	return shim.Run(ctx, vmmfake.New(o), l, tell)
 }
 
-// hang is a shim that has its lock and greets, and does nothing that it is told.
-func hang(home store.Home, i store.Instance, tell func()) error {
+// hang is a shim that has its lock and greets, and does nothing that it is told. A
+// signal ends it.
+func hang(home store.Home, i store.Instance, version int, tell func()) error {
 	if _, err := home.LockInstance(i.Stack, i.Name); err != nil {
 		return err
 	}
@@ -101,6 +105,7 @@ func hang(home store.Home, i store.Instance, tell func()) error {
 	srv := shimproto.NewServer(deaf{}, nil, func(_ context.Context, notify func(string, any) error) {
 		go func() { _ = notify(shimproto.NoticeStatus, deaf{}.now()) }()
 	})
+	srv.Version = version
 	tell()
 	for {
 		c, err := l.Accept()

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -57,8 +56,8 @@ type Make struct {
 // that is held in them.
 type Kind struct {
 	Make
-	Held *store.Launch `json:"held,omitempty"` // what its instances have in common; nil: none is held
-	Key  string        `json:"key,omitempty"`  // of Held
+	Held *shimproto.Launch `json:"held,omitempty"` // what its instances have in common; nil: none is held
+	Key  string            `json:"key,omitempty"`  // of Held
 }
 
 // Make answers the make of the machines that c's instances run in.
@@ -169,12 +168,15 @@ func (m Make) prefix(from *bootFiles) string {
 }
 
 // heldPrefix begins the names of spares that hold what l asks for, which has key.
-func heldPrefix(l *store.Launch, key string) string {
+func heldPrefix(l *shimproto.Launch, key string) string {
 	i := l.Instance
 	return digest(l.Kernel, l.Initramfs, i.CPUs, i.Memory, i.Root, i.Writable, key)
 }
 
+// digest has the versions in it: a spare of another build that can be neither told
+// what it is to be nor spoken with is of no make that is looked for.
 func digest(what ...any) string {
+	what = append(what, shimproto.LaunchVersion, shimproto.Version)
 	sum := sha256.Sum256(fmt.Appendf(nil, "%#v", what)) // unlike %q, with numbers as they are
 	return hex.EncodeToString(sum[:8]) + "-"
 }
@@ -303,7 +305,11 @@ func (e *Engine) retire(ctx context.Context, s Spare) (ended bool, err error) {
 	if err := c.SetDeadline(time.Now().Add(e.o.SpawnLimit)); err != nil {
 		return false, err
 	}
-	if err := json.NewEncoder(c).Encode(store.Launch{Retire: true}); err != nil {
+	order, err := shimproto.Launch{Retire: true}.Encode()
+	if err != nil {
+		return false, err
+	}
+	if _, err := c.Write(order); err != nil {
 		return false, nil // likewise
 	}
 	if err := pool.awaitGone(ctx, s.Name); err != nil {
@@ -351,7 +357,7 @@ func (e *Engine) startSpare(ctx context.Context, m Kind, from *bootFiles) error 
 }
 
 // takeSpare gives order to a machine that waits, if there is one for it.
-func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool, err error) {
+func (e *Engine) takeSpare(ctx context.Context, order shimproto.Launch) (taken bool, err error) {
 	if order.Cold || order.Instance.Nested || order.Instance.Vsock || len(order.Instance.Shares) > 0 || len(order.Instance.KernelArgs) > 0 {
 		return false, nil
 	}
@@ -376,7 +382,7 @@ func (e *Engine) takeSpare(ctx context.Context, order store.Launch) (taken bool,
 
 // candidates are those of names that order's instance can have, what it fits best
 // first.
-func (e *Engine) candidates(names []string, order store.Launch) iter.Seq[string] {
+func (e *Engine) candidates(names []string, order shimproto.Launch) iter.Seq[string] {
 	m := Make{order.Instance.CPUs, order.Instance.Memory}
 	prefixes := []string{m.prefix(&bootFiles{kernel: order.Kernel, initramfs: order.Initramfs})}
 	if e.o.Held != nil {
@@ -399,9 +405,9 @@ func (e *Engine) candidates(names []string, order store.Launch) iter.Seq[string]
 }
 
 // hand gives order to the spare on c. One that says nothing has not taken it: it
-// was another's already. Where ctx ends the order is taken back: a spare that took
+// was another's already, or does not know all that order has. Where ctx ends the order is taken back: a spare that took
 // it all the same says so, and is taken then, with an error.
-func (e *Engine) hand(ctx context.Context, c *net.UnixConn, order store.Launch) (taken bool, err error) {
+func (e *Engine) hand(ctx context.Context, c *net.UnixConn, order shimproto.Launch) (taken bool, err error) {
 	ctx, cancel := limited(ctx, e.o.SpawnLimit, "hand the instance to a machine that waits")
 	defer cancel()
 	defer context.AfterFunc(ctx, func() {
@@ -409,7 +415,11 @@ func (e *Engine) hand(ctx context.Context, c *net.UnixConn, order store.Launch) 
 		_ = c.CloseWrite()
 		_ = c.SetReadDeadline(time.Now().Add(e.o.SpawnLimit))
 	})()
-	if err := json.NewEncoder(c).Encode(order); err != nil {
+	b, err := order.Encode()
+	if err != nil {
+		return false, err
+	}
+	if _, err := c.Write(b); err != nil {
 		return false, context.Cause(ctx) // nil: it has gone
 	}
 	word, err := bufio.NewReader(c).ReadString('\n')

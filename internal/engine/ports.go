@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
@@ -24,9 +25,11 @@ func (s *Stack) Check(ctx context.Context, plan *planner.Plan, world state.World
 	return errors.Join(s.checkPorts(ctx, plan, world), s.checkDisks(plan))
 }
 
-// checkPorts finds the ports of the host that a plan would open and that somebody
-// has. The error names both sides of each. Whether a range has a free one, the
-// start tells.
+// checkPorts finds the ports of the host that a plan would open and that it cannot
+// open: somebody has them, or the user may not. The error names both sides of each,
+// and where it is declared. The shim that opens a port is a process of the same user
+// and the same program, so what holds here holds there, unless somebody takes a port
+// in between: then the start tells.
 func (s *Stack) checkPorts(ctx context.Context, plan *planner.Plan, world state.World) error {
 	var freed []state.Port
 	for _, step := range plan.Steps {
@@ -34,34 +37,66 @@ func (s *Stack) checkPorts(ctx context.Context, plan *planner.Plan, world state.
 			freed = append(freed, portsOf(world, op.Instance)...)
 		}
 	}
-	var all []error
+	var all []refusal
 	for _, w := range s.wanted(plan, world) {
-		for _, p := range w.ports {
-			if p.Published[0] == 0 || p.Published[0] != p.Published[1] || slices.ContainsFunc(freed, p.same) {
-				continue
-			}
-			if err := tryPort(p.Port); errors.Is(err, syscall.EADDRINUSE) {
-				all = append(all, errs.New(errs.AlreadyExists, "port %d/%s of %s, which %s asks for, is taken by %s",
-					p.Published[0], p.Protocol, p.HostIP, w.instance, s.holder(ctx, p)))
+		for i, p := range w.ports {
+			if err := tryPort(p, freed); err != nil {
+				all = append(all, refusal{w.instance, s.placeOfPort(w.container, i), p, err})
 			}
 		}
 	}
-	return errors.Join(all...)
+	return s.refused(ctx, all)
+}
+
+// refusal is a port of an instance that cannot be opened.
+type refusal struct {
+	instance, place string
+	port            state.Port
+	err             error
+}
+
+// refused is one error of all refusals.
+func (s *Stack) refused(ctx context.Context, all []refusal) error {
+	lowest := unprivileged
+	for _, r := range all {
+		if errors.Is(r.err, syscall.EACCES) {
+			lowest = min(lowest, r.port.Published[0])
+		}
+	}
+	var told []error
+	for _, r := range all {
+		at := strconv.Itoa(r.port.Published[0])
+		if r.port.Published[1] != r.port.Published[0] {
+			at += "-" + strconv.Itoa(r.port.Published[1])
+		}
+		what := fmt.Sprintf("%sport %s/%s of %s, which %s asks for, ", r.place, at, r.port.Protocol, r.port.HostIP, r.instance)
+		switch {
+		case errors.Is(r.err, syscall.EADDRINUSE):
+			told = append(told, errs.New(errs.AlreadyExists, "%sis taken by %s", what, s.holder(ctx, r.port)))
+		case errors.Is(r.err, syscall.EACCES):
+			told = append(told, errs.WithHint(errs.New(errs.PermissionDenied, "%sis refused to this user", what), "%s",
+				s.LowPortsHint(lowest, r.port.Published[0])))
+		default:
+			told = append(told, errs.New(errs.FailedPrecondition, "%scannot be opened: %w", what, r.err))
+		}
+	}
+	return errors.Join(told...)
+}
+
+// placeOfPort is where the ith port of a container is declared, as errors begin; "":
+// not known.
+func (s *Stack) placeOfPort(container string, i int) string {
+	if all := s.Ports[container]; i < len(all) {
+		return all[i].String() + ": "
+	}
+	return ""
 }
 
 // want is an instance that a plan starts, with its ports.
 type want struct {
-	instance string
-	ports    []port
+	container, instance string
+	ports               []state.Port
 }
-
-type port struct{ state.Port }
-
-func (p port) same(o state.Port) bool {
-	return p.Published == o.Published && p.Protocol == o.Protocol && (p.HostIP == o.HostIP || anyHost(p.HostIP) || anyHost(o.HostIP))
-}
-
-func anyHost(ip string) bool { return ip == "0.0.0.0" || ip == "::" }
 
 // wanted are the instances that a plan starts and that have no port open.
 func (s *Stack) wanted(plan *planner.Plan, world state.World) (all []want) {
@@ -85,15 +120,13 @@ func (s *Stack) wanted(plan *planner.Plan, world state.World) (all []want) {
 		if !ok || len(portsOf(world, op.Instance)) > 0 && !stopped[op.Instance] {
 			continue
 		}
-		w := want{instance: op.Instance}
+		w := want{container: op.Container, instance: op.Instance}
 		if c, ok := declared[op.Instance]; ok {
 			for _, p := range c.Ports {
-				w.ports = append(w.ports, port{state.Port{Target: p.Target, Published: p.Published, HostIP: p.HostIP, Protocol: p.Protocol}})
+				w.ports = append(w.ports, state.Port{Target: p.Target, Published: p.Published, HostIP: p.HostIP, Protocol: p.Protocol})
 			}
 		} else if rec, err := s.o.Home.ReadInstance(s.Name, op.Instance); err == nil { // otherwise the start tells
-			for _, p := range rec.Ports {
-				w.ports = append(w.ports, port{p})
-			}
+			w.ports = rec.Ports
 		}
 		all = append(all, w)
 	}
@@ -109,25 +142,62 @@ func portsOf(world state.World, instance string) []state.Port {
 	return nil
 }
 
-// tryPort opens a port and closes it.
-func tryPort(p state.Port) error {
-	address := net.JoinHostPort(p.HostIP, strconv.Itoa(p.Published[0]))
-	if p.Protocol == "udp" {
-		c, err := net.ListenPacket("udp", address)
-		if err == nil {
-			err = c.Close()
+// unprivileged is the first port that every user may open unless the host says
+// otherwise.
+const unprivileged = 1024
+
+// tryPort opens a port and closes it; of a range the first that can be opened. Those
+// of freed are open now, and will not be.
+func tryPort(p state.Port, freed []state.Port) error {
+	if p.Published[0] == 0 {
+		return nil
+	}
+	var all error
+	for at := p.Published[0]; at <= p.Published[1]; at++ {
+		one := p
+		one.Published = [2]int{at, at}
+		if slices.ContainsFunc(freed, one.Overlaps) {
+			return nil
 		}
+		err := openPort(one)
+		if err == nil {
+			return nil
+		}
+		if all == nil || errors.Is(err, syscall.EADDRINUSE) { // the others may be the user's
+			all = err
+		}
+	}
+	return all
+}
+
+func openPort(p state.Port) error {
+	network, address := p.Listen(p.Published[0])
+	var c io.Closer
+	var err error
+	if p.Protocol == "udp" {
+		c, err = net.ListenPacket(network, address)
+	} else {
+		c, err = net.Listen(network, address)
+	}
+	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", address)
-	if err == nil {
-		err = l.Close()
+	return c.Close()
+}
+
+// LowestPort is the first port of the host that this user may publish.
+func LowestPort() int {
+	for at := 1; at < unprivileged; at++ {
+		err := openPort(state.Port{Published: [2]int{at, at}, HostIP: spec.DefaultHostIP, Protocol: "tcp"})
+		if !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.EPERM) {
+			return at
+		}
 	}
-	return err
+	return unprivileged
 }
 
 // holder says who has a port, as far as that is known.
-func (s *Stack) holder(ctx context.Context, p port) string {
+func (s *Stack) holder(ctx context.Context, p state.Port) string {
 	stacks, err := s.o.Home.ListStacks()
 	if err != nil {
 		return "somebody"
@@ -138,7 +208,7 @@ func (s *Stack) holder(ctx context.Context, p port) string {
 			continue // another may have it
 		}
 		for _, i := range w.Instances {
-			if slices.ContainsFunc(i.Ports, p.same) {
+			if slices.ContainsFunc(i.Ports, p.Overlaps) {
 				return fmt.Sprintf("%s of stack %s", i.Name, name)
 			}
 		}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -175,12 +174,12 @@ func (s *Stack) spawnShim(ctx context.Context, name string) error {
 }
 
 // order is what the shim of an instance is told.
-func (e *Engine) order(rec store.Instance, from *bootFiles) (store.Launch, error) {
+func (e *Engine) order(rec store.Instance, from *bootFiles) (shimproto.Launch, error) {
 	f, err := filterOf(rec, from)
 	if err != nil {
-		return store.Launch{}, err
+		return shimproto.Launch{}, err
 	}
-	return store.Launch{Home: e.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Cold: e.o.Cold,
+	return shimproto.Launch{Version: shimproto.LaunchVersion, Home: e.o.Home, Instance: rec, Kernel: from.kernel, Initramfs: from.initramfs, Cold: e.o.Cold,
 		Templates: e.templates(), TemplatesLimit: e.o.TemplatesLimit, Env: e.variables(rec), Switch: e.o.Switch,
 		Filter: f.Program, FilterFlags: f.Flags}, nil
 }
@@ -188,10 +187,10 @@ func (e *Engine) order(rec store.Instance, from *bootFiles) (store.Launch, error
 func (e *Engine) templates() string { return cmp.Or(e.o.Templates, e.o.Home.Templates()) }
 
 // launch starts a shim, and waits until it says that it is ready.
-func (s *Stack) launch(ctx context.Context, l store.Launch, limit time.Duration) error {
-	orders, err := json.Marshal(l)
+func (s *Stack) launch(ctx context.Context, l shimproto.Launch, limit time.Duration) error {
+	orders, err := l.Encode()
 	if err != nil {
-		return errs.New(errs.Internal, "encode launch: %w", err)
+		return err
 	}
 	name := l.Instance.Name
 	said, err := os.OpenFile(filepath.Join(s.o.Home.Instance(s.Name, name), "shim.log"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)

@@ -352,6 +352,20 @@ func TestShimHasNoneOfTheCallersSecrets(t *testing.T) {
 	must(t, s, planner.Stop{Target: web})
 }
 
+// A shim of another version is seen as its record says. It cannot be asked for
+// anything, and the error says what to do; stop ends it.
+func TestShimOfAnotherVersion(t *testing.T) {
+	s := newShop(t, foreign, Options{}, "sleep", "infinity")
+	if err := run(t, s, planner.Start{Target: web}); !errs.Is(err, errs.Unsupported) || !strings.Contains(errs.HintOf(err), "restart") {
+		t.Errorf("got %v (%s)", err, errs.HintOf(err))
+	}
+	if i := observed(t, s, "web-1"); i.State != lifecycle.Started {
+		t.Errorf("got %+v", i)
+	}
+	must(t, s, planner.Stop{Target: web})
+	must(t, s, planner.Remove{Target: web})
+}
+
 // A shim whose socket is gone, as a cleaner of temporary files leaves it, is sent a
 // signal: it stops its instance in order.
 func TestStopWithoutASocket(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/vzcompose/vzcompose/internal/shim"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 )
 
 // readyFD is where a shim says that it can be dialled.
@@ -22,7 +23,7 @@ const readyFD = 3
 const shimMemory = 64 << 20
 
 // sayInto makes our last words go where those of l's instance are looked for.
-func sayInto(l shim.Launch) error {
+func sayInto(l shimproto.Launch) error {
 	path := filepath.Join(l.Home.Instance(l.Instance.Stack, l.Instance.Name), "shim.log")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -38,7 +39,7 @@ func beShim(d Deps) error {
 		return errors.New("a shim is started by vzcompose up, not by hand")
 	}
 	syscall.CloseOnExec(readyFD)
-	l, err := shim.ReadLaunch(d.Stdin)
+	l, err := shimproto.ReadLaunch(d.Stdin)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,9 @@ import (
 type Settings struct {
 	Templates Templates
 	Pool      Pool
+	// PublishAddress is where ports of files in Compose's dialect are opened that
+	// give no address.
+	PublishAddress string
 }
 
 // Templates of machines.
@@ -39,7 +42,7 @@ const MaxMachines = 64
 
 // Default is what holds where nothing is set.
 func Default() Settings {
-	return Settings{Templates{Use: true, Limit: 2 << 30}, Pool{Memory: 4 << 30}}
+	return Settings{Templates{Use: true, Limit: 2 << 30}, Pool{Memory: 4 << 30}, spec.AllAddresses}
 }
 
 // maxFile bounds the file, in bytes.
@@ -77,11 +80,12 @@ func decode(path string, text []byte, s *Settings) error {
 			return keys(n, map[string]reader{"machines": count(&s.Pool.Machines, MaxMachines), "memory": size(&s.Pool.Memory),
 				"prepared": truth(&s.Pool.Prepared)})
 		},
+		"publish_address": address(&s.PublishAddress),
 	})
 	var at wrong
 	if errors.As(err, &at) {
 		return errs.WithHint(errs.New(errs.InvalidArgument, "%s:%d:%d: %s", path, at.line, at.column, at.text),
-			"the keys are templates.use, templates.limit, pool.machines, pool.memory and pool.prepared")
+			"the keys are templates.use, templates.limit, pool.machines, pool.memory, pool.prepared and publish_address")
 	}
 	return err
 }
@@ -141,6 +145,17 @@ func count(to *int, most int) reader {
 		v, err := strconv.Atoi(n.Value)
 		if n.Kind != yaml.ScalarNode || err != nil || v < 0 || v > most {
 			return wrongAt(n, "a number of 0 to %d is wanted", most)
+		}
+		*to = v
+		return nil
+	}
+}
+
+func address(to *string) reader {
+	return func(n *yaml.Node) error {
+		v, err := spec.ParseHostIP(n.Value)
+		if n.Kind != yaml.ScalarNode || err != nil {
+			return wrongAt(n, "an address of the host is wanted, or %q", spec.AllAddresses)
 		}
 		*to = v
 		return nil

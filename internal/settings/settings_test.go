@@ -14,7 +14,7 @@ func TestRead(t *testing.T) {
 	if s, err := Read(path); err != nil || s != Default() {
 		t.Errorf("no file: %+v, %v", s, err)
 	}
-	all := Settings{Templates{false, 512 << 20}, Pool{3, 1 << 30, true}}
+	all := Settings{Templates{false, 512 << 20}, Pool{3, 1 << 30, true}, "127.0.0.1"}
 	for text, want := range map[string]struct {
 		s   Settings
 		err string
@@ -22,7 +22,7 @@ func TestRead(t *testing.T) {
 		"":                         {s: Default()},
 		"# nothing\n":              {s: Default()},
 		"templates:\npool: null\n": {s: Default()},
-		"templates: {use: false, limit: 512MiB}\npool: {machines: 3, memory: 1g, prepared: true}\n": {s: all},
+		"templates: {use: false, limit: 512MiB}\npool: {machines: 3, memory: 1g, prepared: true}\npublish_address: 127.0.0.1\n": {s: all},
 		"templates:\n  used: true\n":        {err: `:2:3: there is no key "used"`},
 		"templates:\n  use: maybe\n":        {err: ":2:8: true or false"},
 		"templates: {limit: lots}\n":        {err: ":1:20: "},
@@ -30,6 +30,8 @@ func TestRead(t *testing.T) {
 		"pool: {machines: -1}\n":            {err: "a number of 0 to 64"},
 		"pool: {machines: 1, machines: 2}":  {err: "twice"},
 		"pool: 3\n":                         {err: ":1:7: keys with values"},
+		"publish_address: here\n":           {err: ":1:18: an address of the host"},
+		"publish_address: [\"*\"]\n":        {err: ":1:18: an address of the host"},
 		"- a\n":                             {err: ":1:1: keys with values"},
 		"pool: {machines: [1]}\n":           {err: "a number"},
 		"pool: {memory: {a: 1}}\n":          {err: "a size"},

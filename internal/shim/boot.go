@@ -14,6 +14,7 @@ import (
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
 	"github.com/vzcompose/vzcompose/internal/wire"
@@ -281,7 +282,7 @@ func devicesOf(i store.Instance) []agentproto.Device {
 // filter is what holds for system calls of the container.
 func (s *shim) filter() *agentproto.Filter { return filterOf(s.launch) }
 
-func filterOf(l store.Launch) *agentproto.Filter {
+func filterOf(l shimproto.Launch) *agentproto.Filter {
 	if len(l.Filter) == 0 {
 		return nil
 	}

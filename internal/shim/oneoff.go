@@ -11,11 +11,11 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/childenv"
 	"github.com/vzcompose/vzcompose/internal/errs"
-	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/wire"
 )
 
-// oneOff is an instance that is removed when it has ended (store.Launch.Remove). It
+// oneOff is an instance that is removed when it has ended (Launch.Remove). It
 // belongs to the command that attaches to it first: when that goes away without
 // having detached, the instance is stopped, for nobody is there for whom it runs.
 // A command that is still there at the end removes it; else the shim has it removed.
@@ -81,7 +81,7 @@ func (s *shim) removeLater() error {
 	if len(s.launch.Remove) == 0 || !s.oneOff.left {
 		return nil
 	}
-	order, err := json.Marshal(store.RemoveOrder{Stack: s.inst.Stack, Instance: s.inst.Name})
+	order, err := json.Marshal(shimproto.RemoveOrder{Stack: s.inst.Stack, Instance: s.inst.Name})
 	if err != nil {
 		return errs.New(errs.Internal, "encode what is to be removed: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -82,12 +81,12 @@ func (p *ports) close() {
 // publishOne opens p at the first of its ports that is free, and answers which.
 func (s *shim) publishOne(ctx context.Context, p state.Port) (at int, err error) {
 	for at = p.Published[0]; at <= p.Published[1]; at++ {
-		address := net.JoinHostPort(p.HostIP, strconv.Itoa(at))
+		network, address := p.Listen(at)
 		var opened int
 		if p.Protocol == "udp" {
-			opened, err = s.publishUDP(ctx, address, p.Target)
+			opened, err = s.publishUDP(ctx, network, address, p.Target)
 		} else {
-			opened, err = s.publishTCP(ctx, address, p.Target)
+			opened, err = s.publishTCP(ctx, network, address, p.Target)
 		}
 		if err == nil {
 			return opened, nil
@@ -97,13 +96,13 @@ func (s *shim) publishOne(ctx context.Context, p state.Port) (at int, err error)
 		}
 	}
 	if errors.Is(err, unix.EACCES) {
-		return 0, errs.WithHint(errs.New(errs.PermissionDenied, "%w", err), "ports below 1024 are for root: use a higher one, or lower net.ipv4.ip_unprivileged_port_start")
+		return 0, errs.New(errs.PermissionDenied, "%w", err) // the engine's check said what to do, before
 	}
 	return 0, errs.New(errs.AlreadyExists, "%w", err)
 }
 
-func (s *shim) publishTCP(ctx context.Context, address string, target int) (int, error) {
-	l, err := net.Listen("tcp", address)
+func (s *shim) publishTCP(ctx context.Context, network, address string, target int) (int, error) {
+	l, err := net.Listen(network, address)
 	if err != nil {
 		return 0, err
 	}
@@ -135,8 +134,8 @@ func (s *shim) dialPort(ctx context.Context, protocol string, target int) (net.C
 	}
 }
 
-func (s *shim) publishUDP(ctx context.Context, address string, target int) (int, error) {
-	c, err := net.ListenPacket("udp", address)
+func (s *shim) publishUDP(ctx context.Context, network, address string, target int) (int, error) {
+	c, err := net.ListenPacket(network, address)
 	if err != nil {
 		return 0, err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
 	"github.com/vzcompose/vzcompose/internal/volume"
@@ -102,10 +103,10 @@ func commonSpec(of *specs.Spec) (*specs.Spec, error) {
 // Held answers of l what a machine can be told before it has an instance, and the
 // key of those for which it is the same. errs.Unsupported says why there is no
 // such machine for l.
-func Held(l store.Launch) (common store.Launch, key string, err error) {
+func Held(l shimproto.Launch) (common shimproto.Launch, key string, err error) {
 	p := prepare(l.Instance, filterOf(l))
 	if p.err != nil {
-		return store.Launch{}, "", p.err
+		return shimproto.Launch{}, "", p.err
 	}
 	i := l.Instance
 	l.Env = nil
@@ -174,7 +175,7 @@ func (p preparation) fits(cfg *vmm.Config) bool {
 // Prepare makes the template of machines that are prepared for l.Instance and
 // those like it, if it is not there. The instance's folder and its writable disk,
 // which is used up, are the caller's to make and to remove.
-func Prepare(ctx context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
+func Prepare(ctx context.Context, driver vmm.Driver, l shimproto.Launch, ready func()) (err error) {
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
 	lock, err := l.Home.LockInstance(l.Instance.Stack, l.Instance.Name)

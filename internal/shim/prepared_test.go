@@ -10,6 +10,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
@@ -74,7 +75,7 @@ func TestPreparationKey(t *testing.T) {
 // What a machine holds before it has an instance is the same for all that have
 // its key, and nothing of theirs that others have not is in it.
 func TestHeld(t *testing.T) {
-	l := store.Launch{Instance: preparedInstance(), Kernel: "/k", Filter: []byte{1}, Env: map[string]string{"A": "hidden"}}
+	l := shimproto.Launch{Instance: preparedInstance(), Kernel: "/k", Filter: []byte{1}, Env: map[string]string{"A": "hidden"}}
 	common, key, err := Held(l)
 	if err != nil || key != prepare(l.Instance, filterOf(l)).key {
 		t.Fatalf("key %q, %v", key, err)

@@ -10,10 +10,8 @@ package shim
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
@@ -34,17 +32,6 @@ import (
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
-// Launch is what a shim is told at its start, on its standard input.
-type Launch = store.Launch
-
-// ReadLaunch reads a Launch from r.
-func ReadLaunch(r io.Reader) (l Launch, err error) {
-	if err := json.NewDecoder(r).Decode(&l); err != nil {
-		return l, errs.New(errs.InvalidArgument, "read launch: %w", err)
-	}
-	return l, nil
-}
-
 // Limits of phases.
 const (
 	bootLimit     = 180 * time.Second // from the machine's start to the agent's answer
@@ -60,7 +47,7 @@ const (
 
 // shim is one instance's keeper.
 type shim struct {
-	launch Launch
+	launch shimproto.Launch
 	inst   store.Instance
 	driver vmm.Driver
 	born   time.Time
@@ -151,7 +138,7 @@ func (l *live) get() (vmm.Machine, *agentproto.Client, error) {
 // the shim can be dialled. When terminate ends the instance is stopped in order.
 // The error says why the shim could not do its work; how the instance ended is
 // in its record.
-func Run(terminate context.Context, driver vmm.Driver, l Launch, ready func()) (err error) {
+func Run(terminate context.Context, driver vmm.Driver, l shimproto.Launch, ready func()) (err error) {
 	s := &shim{launch: l, inst: l.Instance, driver: driver, born: time.Now(),
 		inbox: make(chan func()), final: make(chan struct{}), status: newBoard(), attended: make(chan struct{}), carried: make(chan struct{}, carriedLimit()),
 		unsaved: unsaved{lossy: make(chan struct{}, 1)}}

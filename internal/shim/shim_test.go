@@ -26,12 +26,13 @@ import (
 // rig is a home with one instance, web-1 of the stack shop, and its shim.
 type rig struct {
 	t      *testing.T
-	launch Launch
+	launch shimproto.Launch
 	driver *vmmfake.Driver
 	over   vmm.Driver         // what the shim gets in its place; nil: the driver itself
 	stop   context.CancelFunc // as SIGTERM does
 	ended  chan error         // of Run
 	wanted func()             // called by a spare that has its order
+	hold   *Launch            // what a spare holds; nil: nothing
 }
 
 // newRig makes the instance; args are its process's.
@@ -59,7 +60,7 @@ func newRig(t *testing.T, o vmmfake.Options, args ...string) *rig {
 		Root: file(filepath.Join(home.Dir, "root")), StopSignal: agentproto.SIGTERM, StopTimeout: time.Minute,
 		Runtime: &specs.Spec{Hostname: "web-1", Root: &specs.Root{Path: agentproto.RootPath},
 			Process: &specs.Process{Args: args, Env: []string{"A=1", "B=2"}, Cwd: "/"}}}
-	return &rig{t: t, driver: vmmfake.New(o), wanted: func() {}, launch: Launch{Home: home, Instance: i,
+	return &rig{t: t, driver: vmmfake.New(o), wanted: func() {}, launch: shimproto.Launch{Version: shimproto.LaunchVersion, Home: home, Instance: i,
 		Kernel: file(filepath.Join(home.Dir, "kernel")), Initramfs: file(filepath.Join(home.Dir, "initramfs"))}}
 }
 

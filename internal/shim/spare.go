@@ -3,7 +3,6 @@ package shim
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +17,6 @@ import (
 	"github.com/vzcompose/vzcompose/internal/durable"
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/shimproto"
-	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
 	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/vmm"
@@ -31,17 +29,14 @@ import (
 // socket tells it a Launch; it answers as a shim that was just started does, and
 // is one from then on.
 
-// Limits of a spare.
-const (
-	orderLimit = 10 * time.Second // for a Launch to arrive whole
-	maxOrder   = 16 << 20         // bytes of one: a record has 8 MiB at most, and variables come with it
-)
+// orderLimit is how long a Launch may take to arrive whole.
+const orderLimit = 10 * time.Second
 
 // RunSpare keeps a machine of l.Instance's make until it is wanted, terminate
 // ends, or the machine is lost. ready is called when it waits, and wanted once it
 // is to be the shim of the Launch that it is given. l.Home is the pool's;
 // l.Instance is what is rehearsed.
-func RunSpare(terminate context.Context, driver vmm.Driver, l Launch, ready func(), wanted func(Launch) error) (err error) {
+func RunSpare(terminate context.Context, driver vmm.Driver, l shimproto.Launch, ready func(), wanted func(shimproto.Launch) error) (err error) {
 	var un undo.Stack
 	defer func() { err = errors.Join(err, un.Run(context.Background(), undoLimit)) }()
 	lock, err := l.Home.LockInstance(l.Instance.Stack, l.Instance.Name)
@@ -132,7 +127,7 @@ func heldIn(m vmm.Machine) bool {
 }
 
 // holdFor has m hold the container of l, with a writable disk of its own.
-func (s *shim) holdFor(ctx context.Context, m *spareMachine, l store.Launch) error {
+func (s *shim) holdFor(ctx context.Context, m *spareMachine, l shimproto.Launch) error {
 	l.Home, l.Instance.Stack, l.Instance.Name = s.launch.Home, s.inst.Stack, s.inst.Name
 	h := &shim{launch: l, inst: l.Instance, driver: s.driver, final: s.final, status: newBoard()}
 	p := prepare(h.inst, h.filter())
@@ -229,7 +224,7 @@ func (s *shim) rehearse(ctx context.Context) (_ *spareMachine, err error) {
 
 // awaitOrder answers what the machine is wanted for, and the connection on which
 // to answer; no connection: it is not wanted any more.
-func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.Listener) (Launch, net.Conn, error) {
+func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.Listener) (shimproto.Launch, net.Conn, error) {
 	socket = accept.Through(socket, nil) // who gives orders has a limit
 	ctx, cancel := context.WithCancel(terminate)
 	defer cancel()
@@ -246,33 +241,30 @@ func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.L
 		if err != nil {
 			select {
 			case err := <-lost:
-				return Launch{}, nil, err
+				return shimproto.Launch{}, nil, err
 			default:
-				return Launch{}, nil, nil // terminate has ended
+				return shimproto.Launch{}, nil, nil // terminate has ended
 			}
 		}
 		l, err := readOrder(c)
 		if err == nil && l.Retire {
-			return Launch{}, nil, c.Close()
+			return shimproto.Launch{}, nil, c.Close()
 		}
 		if err == nil {
 			return l, c, nil
 		}
-		_, _ = io.WriteString(c, err.Error()+"\n") // it is the caller's matter
+		// The caller starts a shim of its own build instead: that carries the order
+		// out, or says what is wrong with it.
 		_ = c.Close()
 	}
 }
 
-func readOrder(c net.Conn) (l Launch, err error) {
+func readOrder(c net.Conn) (l shimproto.Launch, err error) {
 	if err := c.SetReadDeadline(time.Now().Add(orderLimit)); err != nil {
 		return l, err
 	}
-	d := json.NewDecoder(io.LimitReader(c, maxOrder))
-	if err := d.Decode(&l); err != nil {
-		return l, errs.New(errs.InvalidArgument, "read the order: %w", err)
-	}
-	if !l.Retire && (l.Instance.Name == "" || l.Home.Dir == "") {
-		return l, errs.New(errs.InvalidArgument, "an order without an instance")
+	if l, err = shimproto.ReadLaunch(c); err != nil {
+		return l, err
 	}
 	return l, c.SetReadDeadline(time.Time{})
 }

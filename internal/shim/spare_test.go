@@ -2,8 +2,8 @@ package shim
 
 import (
 	"bufio"
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -25,7 +25,7 @@ func (r *rig) spare(args ...string) (pool store.Home, ready <-chan struct{}) {
 	r.t.Helper()
 	pool = r.launch.Home.Pool()
 	l := r.launch
-	l.Home, l.Spare = pool, true
+	l.Home, l.Spare, l.Hold = pool, true, r.hold
 	l.Instance.Stack, l.Instance.Name = ".spare", "one"
 	spec := *l.Instance.Runtime
 	process := *spec.Process
@@ -41,7 +41,7 @@ func (r *rig) spare(args ...string) (pool store.Home, ready <-chan struct{}) {
 	r.stop, r.ended = cancel, make(chan error, 1)
 	waits := make(chan struct{})
 	go func() {
-		r.ended <- RunSpare(ctx, r.driver, l, func() { close(waits) }, func(Launch) error { r.wanted(); return nil })
+		r.ended <- RunSpare(ctx, r.driver, l, func() { close(waits) }, func(shimproto.Launch) error { r.wanted(); return nil })
 	}()
 	r.t.Cleanup(func() {
 		cancel()
@@ -72,7 +72,7 @@ func (r *rig) hand(pool store.Home, text []byte) string {
 }
 
 func (r *rig) order() []byte {
-	b, err := json.Marshal(r.launch)
+	b, err := r.launch.Encode()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -89,8 +89,9 @@ func TestSpareBecomesAnInstance(t *testing.T) {
 	if m == nil || len(m.Setups()) != 1 {
 		t.Fatal("no machine that has rehearsed")
 	}
-	for _, text := range []string{"nonsense\n", "{}\n", `{"home":{"dir":"/x"}}` + "\n"} {
-		if said := r.hand(pool, []byte(text)); said == "" || said == shimproto.Ready {
+	later := bytes.Replace(r.order(), []byte(`"version":1`), []byte(`"version":2`), 1)
+	for _, text := range [][]byte{[]byte("nonsense\n"), []byte("{}\n"), later} {
+		if said := r.hand(pool, text); said != "" {
 			t.Errorf("%q: it says %q", text, said)
 		}
 	}

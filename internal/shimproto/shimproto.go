@@ -179,7 +179,8 @@ type Client struct {
 }
 
 // Dial greets the shim behind socket. onStatus (may be nil) is told of every
-// change; it must not block. An errs.Unavailable means that no shim is there.
+// change; it must not block. An errs.Unavailable means that no shim is there,
+// errs.Unsupported that it is of another version.
 func Dial(ctx context.Context, socket string, onStatus func(Status)) (*Client, error) {
 	conn, err := dialSocket(ctx, socket)
 	if err != nil {
@@ -191,6 +192,9 @@ func Dial(ctx context.Context, socket string, onStatus func(Status)) (*Client, e
 			onStatus(s)
 		}
 	})
+	if errs.Is(err, errs.Unsupported) {
+		err = errs.WithHint(err, "another version of vzcompose runs this instance: restart it")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("greet shim: %w", err)
 	}

@@ -62,7 +62,7 @@ func Open(o Options) (*Home, error) {
 		return nil, err
 	}
 	h := &Home{Folder: folder, program: o.Program}
-	if h.Settings, err = settings.Read(filepath.Join(folder.Dir, "config.yaml")); err != nil {
+	if h.Settings, err = settings.Read(settingsOf(folder)); err != nil {
 		return nil, err
 	}
 	h.Cold = whyCold(o, h.Settings)
@@ -83,6 +83,18 @@ func Open(o Options) (*Home, error) {
 		Shim: h.command(ShimCommand), Switch: h.command(SwitchCommand), Remove: h.command(RemoveCommand), CPUs: runtime.NumCPU(), LookupEnv: o.LookupEnv,
 		Cold: h.Cold != "", Held: shim.Held, TemplatesLimit: h.Settings.Templates.Limit})
 	return h, nil
+}
+
+func settingsOf(folder store.Home) string { return filepath.Join(folder.Dir, "config.yaml") }
+
+// ReadSettings reads what is set in the home folder that the environment names; where
+// that names none, nothing is.
+func ReadSettings(lookup func(string) (string, bool)) (settings.Settings, error) {
+	folder, err := store.Locate(lookup)
+	if err != nil {
+		return settings.Default(), nil
+	}
+	return settings.Read(settingsOf(folder))
 }
 
 // command returns the command line of a process of vzcompose.

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
-	"github.com/vzcompose/vzcompose/internal/store"
+	"github.com/vzcompose/vzcompose/internal/shimproto"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
@@ -18,10 +18,10 @@ const (
 	removeLimit    = 10 * time.Minute
 )
 
-// RemoveEnded removes the one-off that order names, a store.RemoveOrder, once it has
+// RemoveEnded removes the one-off that order names, a shimproto.RemoveOrder, once it has
 // ended: its command is gone.
 func (h *Home) RemoveEnded(ctx context.Context, order io.Reader) error {
-	var o store.RemoveOrder
+	var o shimproto.RemoveOrder
 	if err := json.NewDecoder(io.LimitReader(order, maxRemoveOrder)).Decode(&o); err != nil {
 		return errs.New(errs.InvalidArgument, "read what is to be removed: %w", err)
 	}

@@ -23,7 +23,7 @@ type Stack struct {
 
 // Declare returns the stack that files declare, which were loaded with o.
 func (h *Home) Declare(l *spec.Loaded, o spec.Options) *Stack {
-	s := &engine.Stack{Engine: h.Engine, Name: l.Stack.Name, Dir: l.Stack.Dir, Files: l.Files, Statics: engine.Statics(l.Stack)}
+	s := &engine.Stack{Engine: h.Engine, Name: l.Stack.Name, Dir: l.Stack.Dir, Files: l.Files, Statics: engine.Statics(l.Stack), Ports: l.Ports}
 	return &Stack{Home: h, Stack: s, Declared: l.Stack, source: o}
 }
 

@@ -5,6 +5,7 @@ package state
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -108,6 +109,48 @@ type Port struct {
 	Published [2]int `json:"published"`
 	HostIP    string `json:"host_ip"`
 	Protocol  string `json:"protocol"` // "tcp" or "udp"
+}
+
+// AllAddresses is the HostIP of a port that is open at every address of the host, as
+// spec has it.
+const AllAddresses = "*"
+
+// Listen returns the network and the address, as package net has them, at which the
+// port is opened at at. An address of one family is that family's alone: net would
+// open 0.0.0.0 and :: for both.
+func (p Port) Listen(at int) (network, address string) {
+	a, err := netip.ParseAddr(p.HostIP)
+	if err != nil { // AllAddresses: both families, or the one that the host has
+		return p.Protocol, ":" + strconv.Itoa(at)
+	}
+	family := "6"
+	if a.Is4() {
+		family = "4"
+	}
+	return p.Protocol + family, netip.AddrPortFrom(a, uint16(at)).String()
+}
+
+// Reached is an address at which this host reaches the port.
+func (p Port) Reached() string {
+	a, err := netip.ParseAddr(p.HostIP)
+	if err != nil {
+		a = netip.IPv4Unspecified()
+	}
+	return netip.AddrPortFrom(a, uint16(p.Published[0])).String()
+}
+
+// Overlaps reports whether two ports cannot be open beside each other.
+func (p Port) Overlaps(o Port) bool {
+	return p.Published == o.Published && p.Protocol == o.Protocol && overlap(p.HostIP, o.HostIP)
+}
+
+func overlap(one, other string) bool {
+	if one == other || one == AllAddresses || other == AllAddresses {
+		return true
+	}
+	a, aerr := netip.ParseAddr(one)
+	b, berr := netip.ParseAddr(other)
+	return aerr == nil && berr == nil && a.Is4() == b.Is4() && (a.IsUnspecified() || b.IsUnspecified())
 }
 
 // String is the port as people write it: "127.0.0.1:8080->80/tcp".

@@ -150,47 +150,6 @@ type Disk struct {
 	Type     string `json:"type,omitempty"`    // of its filesystem; "": ext4
 }
 
-// Launch is what a shim is told at its start, on its standard input.
-type Launch struct {
-	Home      Home     `json:"home"`
-	Instance  Instance `json:"instance"`
-	Kernel    string   `json:"kernel"`
-	Initramfs string   `json:"initramfs"`
-	Cold      bool     `json:"cold,omitempty"`  // its machine is booted, not restored
-	Spare     bool     `json:"spare,omitempty"` // its machine waits for another Launch
-	// Retire, told to a spare, ends it; nothing else is in such a Launch.
-	Retire bool `json:"retire,omitempty"`
-	// Hold is the container that a spare holds for whoever wants it; nil: none.
-	Hold *Launch `json:"hold,omitempty"`
-	// Prepare: its machine is saved, and that is all.
-	Prepare bool `json:"prepare,omitempty"`
-	// Switch is the command that becomes the switch of a stack.
-	Switch []string `json:"switch,omitempty"`
-	// Attended: its process waits until somebody is attached to it.
-	Attended bool `json:"attended,omitempty"`
-	// Remove is the command that removes the instance once it has ended and the
-	// command that it was made for is gone; nil: the instance stays.
-	Remove []string `json:"remove,omitempty"`
-	// Env are the variables that the instance's files come from, by name. They are
-	// passed on, and never written down.
-	Env map[string]string `json:"env,omitempty"`
-	// Filter is the program for system calls of the container (agentproto.Filter),
-	// with its flags; none: nothing is refused.
-	Filter      []byte `json:"filter,omitempty"`
-	FilterFlags uint32 `json:"filter_flags,omitempty"`
-	// Templates is the folder of what machines are restored from, and
-	// TemplatesLimit its bound in bytes.
-	Templates      string `json:"templates"`
-	TemplatesLimit uint64 `json:"templates_limit"`
-}
-
-// RemoveOrder names the instance that the command of Launch.Remove removes, on its
-// standard input.
-type RemoveOrder struct {
-	Stack    string `json:"stack"`
-	Instance string `json:"instance"`
-}
-
 // State is what an instance is: state.json. Its shim alone writes it.
 type State struct {
 	Version  int             `json:"version"`

@@ -76,7 +76,12 @@ func (c *Client) call(ctx context.Context, r request, files []*os.File) (reply, 
 	}
 	select {
 	case got := <-c.replies:
-		return got, got.Error.Err()
+		err := got.Error.Err()
+		if errs.Is(err, errs.Unsupported) { // only its version is
+			err = fmt.Errorf("another version of vzcompose started the switch, and it ends with the last machine on it: "+
+				"take the stack down and up again: %w", err)
+		}
+		return got, err
 	case <-c.done:
 		return reply{}, errs.New(errs.Unavailable, "the switch is gone")
 	case <-ctx.Done():

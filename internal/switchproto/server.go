@@ -61,15 +61,18 @@ func (v *server) leave(n int) {
 	if v.members -= n; v.members > 0 {
 		return
 	}
-	v.timer = time.AfterFunc(v.idle, func() {
-		v.mu.Lock()
-		v.over = v.members == 0
-		over := v.over
-		v.mu.Unlock()
-		if over {
-			v.lonely()
-		}
-	})
+	v.timer = time.AfterFunc(v.idle, func() { v.end() })
+}
+
+// end ends the switch where it has no members, and reports whether it is ending.
+func (v *server) end() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.members == 0 {
+		v.over = true
+		v.lonely()
+	}
+	return v.over
 }
 
 // enter counts a member, unless it is too late for one.
@@ -77,7 +80,7 @@ func (v *server) enter() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.over {
-		return errs.New(errs.Unavailable, "the switch is ending")
+		return errEnding()
 	}
 	v.members++
 	v.timer.Stop()
@@ -95,6 +98,8 @@ func (v *server) stop() {
 	defer v.mu.Unlock()
 	v.timer.Stop()
 }
+
+func errEnding() error { return errs.New(errs.Unavailable, "the switch is ending") }
 
 // client is one connection.
 type client struct {
@@ -134,6 +139,8 @@ func (v *server) serve(ctx context.Context, c *net.UnixConn) {
 func (k *client) answer(ctx context.Context, r request, files []*os.File) reply {
 	var err error
 	switch {
+	case r.Version != Version && k.v.end(): // whoever asked starts one of its own version
+		err = errEnding()
 	case r.Version != Version:
 		err = errs.New(errs.Unsupported, "version %d of the switch's wire, this switch speaks %d", r.Version, Version)
 	case r.Join != nil:

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +139,9 @@ func TestRefuses(t *testing.T) {
 	if err := c.Join(ctx, web(), make([]*os.File, maxFiles+1)); !errs.Is(err, errs.ResourceExhausted) {
 		t.Errorf("many sockets: %v", err)
 	}
+	if err := c.Join(ctx, web(), []*os.File{pair(t)}); err != nil {
+		t.Fatal(err)
+	}
 	raw, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
@@ -152,6 +156,54 @@ func TestRefuses(t *testing.T) {
 	}
 	// It still serves.
 	if _, err := c.Inspect(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A switch on which nobody is makes way for one of another version.
+func TestEndsForAnotherVersion(t *testing.T) {
+	path, ended := serve(t, time.Hour)
+	raw, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	if err := send(raw, request{Version: 99, Inspect: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var r reply
+	if _, err := receive(raw, &r); err == nil && !errs.Is(r.Error.Err(), errs.Unavailable) { // or it is gone already
+		t.Errorf("it says %+v", r)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// What to do about a switch of another version is said: it is tried once.
+func TestSwitchOfAnotherVersion(t *testing.T) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	served := make(chan error, 1)
+	go func() {
+		c, err := l.AcceptUnix()
+		if err == nil {
+			var files []*os.File
+			files, err = receive(c, new(request))
+			closeAll(files)
+			err = errors.Join(err, send(c, reply{Error: errs.ToWire(errs.New(errs.Unsupported, "version 2 of the wire, this switch speaks 1"))}, nil))
+		}
+		served <- err
+	}()
+	_, err = Become(t.Context(), MemberOptions{Path: l.Addr().String(), Join: web(), Frames: []*os.File{pair(t)},
+		Start: func(context.Context) error { return errors.New("there is one") }})
+	if !errs.Is(err, errs.Unsupported) || !strings.Contains(err.Error(), "down and up again") || !strings.Contains(err.Error(), "speaks 1") {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
 		t.Error(err)
 	}
 }

@@ -1,11 +1,13 @@
 package vmmfake
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,22 +33,30 @@ type agent struct {
 	mu      sync.Mutex         // guards the following
 	setups  []agentproto.Setup // all of them
 	isSetUp bool               // and not reset since
+	held    *agentproto.Start  // of the container that waits for its go
 	starts  []agentproto.Start
 	procs   map[string]*Process
 	lastPID int
-	exits   []agentproto.Exit
-	changed chan struct{} // closed at the next exit
+	notices []notice
+	changed chan struct{} // closed at the next notice
+	relays  map[string]*relaying
 }
 
 var _ agentproto.Agent = (*agent)(nil)
 
+// notice is what the agent tells every control connection.
+type notice struct {
+	topic string
+	body  any
+}
+
 func newAgent(m *Machine) *agent {
 	return &agent{m: m, born: time.Now(), streams: newStreams(&m.work),
-		procs: map[string]*Process{}, changed: make(chan struct{})}
+		procs: map[string]*Process{}, changed: make(chan struct{}), relays: map[string]*relaying{}}
 }
 
 func (a *agent) serve(l net.Listener) {
-	srv := agentproto.NewServer(a, build, a.streams.open, a.greet)
+	srv := agentproto.NewServer(a, build, a.open, a.greet)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -56,19 +66,19 @@ func (a *agent) serve(l net.Listener) {
 	}
 }
 
-// greet tells a control connection of every exit from now on, in order. ctx
+// greet tells a control connection of every notice from now on, in order. ctx
 // ends with the connection.
 func (a *agent) greet(ctx context.Context, notify func(string, any) error) {
 	a.mu.Lock()
-	next := len(a.exits)
+	next := len(a.notices)
 	a.mu.Unlock()
 	a.m.work.Go(func() {
 		for {
 			a.mu.Lock()
-			news, changed := slices.Clone(a.exits[next:]), a.changed
+			news, changed := slices.Clone(a.notices[next:]), a.changed
 			a.mu.Unlock()
-			for _, e := range news {
-				if notify(agentproto.NoticeExit, e) != nil {
+			for _, n := range news {
+				if notify(n.topic, n.body) != nil {
 					return // the connection is gone
 				}
 			}
@@ -82,7 +92,14 @@ func (a *agent) greet(ctx context.Context, notify func(string, any) error) {
 	})
 }
 
-// Setups answers what the machine was set up with: none or one.
+func (a *agent) tellLocked(topic string, body any) {
+	a.notices = append(a.notices, notice{topic, body})
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// Setups answers what the machine was set up with, in order: what Go has made of
+// a set-up, too.
 func (m *Machine) Setups() []agentproto.Setup {
 	m.agent.mu.Lock()
 	defer m.agent.mu.Unlock()
@@ -101,11 +118,6 @@ func (m *Machine) Process(id string) *Process {
 	m.agent.mu.Lock()
 	defer m.agent.mu.Unlock()
 	return m.agent.procs[id]
-}
-
-// Go has nothing to do: no machine of this driver is saved.
-func (a *agent) Go(context.Context, agentproto.Go) (agentproto.Started, error) {
-	return agentproto.Started{}, errs.New(errs.FailedPrecondition, "no container is held in this machine")
 }
 
 func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (r agentproto.SetupResult, err error) {
@@ -135,6 +147,12 @@ func (a *agent) Setup(ctx context.Context, s agentproto.Setup) (r agentproto.Set
 			return r, err
 		}
 	}
+	if err := a.m.mount(s.Root.Upper); err != nil {
+		return r, err
+	}
+	if err := a.m.configure(s.Interfaces); err != nil {
+		return r, err
+	}
 	if fn := a.m.driver.o.Setup; fn != nil {
 		if err := fn(ctx, s); err != nil {
 			return r, err
@@ -150,7 +168,19 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (r agentproto.Sta
 			return r, err
 		}
 	}
-	sp, prog, err := a.find(s)
+	sp, err := check(s)
+	if err != nil {
+		return r, err
+	}
+	if s.Hold {
+		return r, a.hold(s)
+	}
+	return a.launch(s, sp)
+}
+
+// launch starts the process.
+func (a *agent) launch(s agentproto.Start, sp *specs.Process) (r agentproto.Started, err error) {
+	prog, err := a.program(sp)
 	if err != nil {
 		return r, err
 	}
@@ -179,31 +209,37 @@ func (a *agent) Start(ctx context.Context, s agentproto.Start) (r agentproto.Sta
 	return agentproto.Started{PID: p.PID, Elapsed: time.Since(a.born)}, nil
 }
 
-// find answers what s is to execute.
-func (a *agent) find(s agentproto.Start) (*specs.Process, Program, error) {
+// check returns the process that s is to start.
+func check(s agentproto.Start) (*specs.Process, error) {
 	sp := s.Process
 	if s.Spec != nil {
 		sp = s.Spec.Process
 	}
 	switch {
 	case !validID(s.ID):
-		return nil, nil, errs.New(errs.InvalidArgument, "process id %.80q", s.ID)
+		return nil, errs.New(errs.InvalidArgument, "process id %.80q", s.ID)
 	case (s.Spec != nil) == (s.Process != nil) || (s.Spec != nil) != (s.ID == agentproto.InitID):
-		return nil, nil, errs.New(errs.InvalidArgument, "process %s: the first has a spec, others a process", s.ID)
+		return nil, errs.New(errs.InvalidArgument, "process %s: the first has a spec, others a process", s.ID)
 	case s.Spec != nil && (s.Spec.Root == nil || s.Spec.Root.Path != agentproto.RootPath):
-		return nil, nil, errs.New(errs.InvalidArgument, "root path is not %s", agentproto.RootPath)
+		return nil, errs.New(errs.InvalidArgument, "root path is not %s", agentproto.RootPath)
+	case s.Hold && s.Spec == nil:
+		return nil, errs.New(errs.InvalidArgument, "process %s cannot be held", s.ID)
 	case sp == nil || len(sp.Args) == 0 || sp.Args[0] == "":
-		return nil, nil, errs.New(errs.InvalidArgument, "process %s without arguments", s.ID)
+		return nil, errs.New(errs.InvalidArgument, "process %s without arguments", s.ID)
 	}
+	return sp, nil
+}
+
+// program returns what sp executes.
+func (a *agent) program(sp *specs.Process) (Program, error) {
 	name := path.Base(sp.Args[0])
-	prog := a.m.driver.o.Programs[name]
-	if prog == nil {
-		prog = Builtin(name)
+	if prog := a.m.driver.o.Programs[name]; prog != nil {
+		return prog, nil
 	}
-	if prog == nil {
-		return nil, nil, errs.New(errs.NotFound, "executable %q is not there", sp.Args[0])
+	if prog := Builtin(name); prog != nil {
+		return prog, nil
 	}
-	return sp, prog, nil
+	return nil, errs.New(errs.NotFound, "executable %q is not there", sp.Args[0])
 }
 
 func (a *agent) admitLocked(s agentproto.Start) error {
@@ -213,7 +249,7 @@ func (a *agent) admitLocked(s agentproto.Start) error {
 		return errs.New(errs.Unavailable, "the machine is ending")
 	case !a.isSetUp:
 		return errs.New(errs.FailedPrecondition, "the machine is not set up")
-	case a.procs[s.ID] != nil:
+	case a.procs[s.ID] != nil, a.held != nil:
 		return errs.New(errs.AlreadyExists, "process %s", s.ID)
 	case s.ID != agentproto.InitID && (first == nil || stopped(first.done)):
 		return errs.New(errs.FailedPrecondition, "the container does not run")
@@ -235,9 +271,7 @@ func (a *agent) run(ctx context.Context, p *Process, prog Program) {
 	code := prog(ctx, p)
 	a.mu.Lock()
 	p.exit = p.verdict(code)
-	a.exits = append(a.exits, p.exit)
-	close(a.changed)
-	a.changed = make(chan struct{})
+	a.tellLocked(agentproto.NoticeExit, p.exit)
 	close(p.done)
 	var others []*Process
 	if p.ID == agentproto.InitID {
@@ -253,6 +287,9 @@ func (a *agent) run(ctx context.Context, p *Process, prog Program) {
 	}
 	for _, o := range others {
 		o.deliver(sigKill)
+	}
+	if p.ID == agentproto.InitID {
+		a.endRelays()
 	}
 }
 
@@ -330,11 +367,20 @@ func (a *agent) Release(_ context.Context, r agentproto.Release) (e agentproto.E
 func (a *agent) Reset(context.Context, agentproto.Reset) (e agentproto.Empty, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.isSetUp || len(a.procs) > 0 {
+	if !a.isSetUp || a.held != nil || len(a.procs) > 0 {
 		return e, errs.New(errs.FailedPrecondition, "set up: %v, with %d processes", a.isSetUp, len(a.procs))
 	}
 	a.isSetUp = false
+	a.m.unconfigure()
 	return e, nil
+}
+
+// Clock takes the time, as far as Options let it.
+func (a *agent) Clock(ctx context.Context, c agentproto.Clock) (e agentproto.Empty, err error) {
+	if fn := a.m.driver.o.Clock; fn != nil {
+		err = fn(ctx, c)
+	}
+	return e, err
 }
 
 // PowerOff ends the machine. Its answer may be lost to that, as it may be in
@@ -347,6 +393,25 @@ func (a *agent) PowerOff(context.Context, agentproto.PowerOff) (e agentproto.Emp
 
 func (a *agent) Log(context.Context, agentproto.Empty) (agentproto.Log, error) {
 	return agentproto.Log{Kernel: []byte("fake kernel\n"), Agent: []byte("fake agent\n")}, nil
+}
+
+// Stats counts processes; nothing in a machine in memory uses anything else.
+func (a *agent) Stats(ctx context.Context, e agentproto.Empty) (r agentproto.Stats, err error) {
+	top, err := a.Top(ctx, e)
+	return agentproto.Stats{Processes: len(top.Processes), At: time.Now()}, err
+}
+
+// Top lists the processes that run, in the order of their starts.
+func (a *agent) Top(context.Context, agentproto.Empty) (r agentproto.Top, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.procs {
+		if !stopped(p.done) {
+			r.Processes = append(r.Processes, agentproto.TopProcess{PID: p.PID, State: "S", Started: a.born, Command: strings.Join(p.Args, " ")})
+		}
+	}
+	slices.SortFunc(r.Processes, func(x, y agentproto.TopProcess) int { return cmp.Compare(x.PID, y.PID) })
+	return r, nil
 }
 
 // kill ends every process, for the end of the machine.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -30,6 +31,12 @@ type Options struct {
 	Start func(ctx context.Context, s agentproto.Start) error
 	// Adopt runs in Machine.Adopt, which fails with its error.
 	Adopt func(cfg *vmm.Config) error
+	// Pause runs in Machine.Pause, which fails with its error.
+	Pause func(m *Machine) error
+	// Clock runs when the agent is told the time, which fails with its error.
+	Clock func(ctx context.Context, c agentproto.Clock) error
+	// Templates is the folder for what machines are restored from; "": they boot.
+	Templates string
 }
 
 // Driver makes machines in memory.
@@ -61,6 +68,7 @@ func (d *Driver) Check(cfg *vmm.Config) error { return cfg.Check() }
 // Boot makes a machine. Its kernel, initramfs and disks must exist; they are
 // not read.
 func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error) {
+	begin := time.Now()
 	if err := d.Check(cfg); err != nil {
 		return nil, err
 	}
@@ -68,9 +76,6 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 		if _, err := os.Stat(p); err != nil {
 			return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
 		}
-	}
-	if cfg.Cards > 0 {
-		return nil, errs.New(errs.Unsupported, "boot machine %s: a machine in memory has no network cards", cfg.Name)
 	}
 	if d.o.Boot != nil {
 		if err := d.o.Boot(ctx, cfg); err != nil {
@@ -81,19 +86,32 @@ func (d *Driver) Boot(ctx context.Context, cfg *vmm.Config) (vmm.Machine, error)
 		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, context.Cause(ctx))
 	}
 	m := newMachine(d, cfg)
-	for _, disk := range cfg.Disks {
-		if err := m.plug(disk); err != nil {
-			m.cancel()
-			d.forget(m)
-			return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
-		}
+	if err := m.make(); err != nil {
+		m.cancel()
+		m.closeCards()
+		d.forget(m)
+		return nil, fmt.Errorf("boot machine %s: %w", cfg.Name, err)
 	}
 	d.mu.Lock()
 	d.machines = append(d.machines, m)
 	d.booted++
 	d.mu.Unlock()
+	m.trace.Phases = []vmm.Phase{{Name: "machine started", Duration: time.Since(begin)}}
 	m.start()
 	return m, nil
+}
+
+// make gives the machine what its Config asks for, and what was saved for it.
+func (m *Machine) make() error {
+	for _, disk := range m.cfg.Disks {
+		if err := m.plug(disk); err != nil {
+			return err
+		}
+	}
+	if err := m.addCards(m.cfg.Cards); err != nil {
+		return err
+	}
+	return m.restore()
 }
 
 // Machines answers the machines that are not gone, in order of their boots.

@@ -2,6 +2,7 @@ package vmmfake_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -31,19 +32,34 @@ func config(t *testing.T) vmm.Config {
 		Disks: []vmm.Disk{{ID: "root", Path: place(t, "root"), ReadOnly: true}}}
 }
 
+// The suite, on machines that boot and on such that are restored.
 func TestSuite(t *testing.T) {
-	d := vmmfake.New(vmmfake.Options{Programs: map[string]vmmfake.Program{"sockets": sockets}})
-	vmmtest.Run(t, vmmtest.Harness{
-		Driver: d, Config: config(t), Root: place(t, "root"), Blank: place(t, "blank"), Console: true,
-		Leftovers: func() (left []string) {
-			for _, m := range d.Machines() {
-				left = append(left, m.Config().Name)
-			}
-			return left
-		},
-		Sockets:   "sockets",
-		GuestDial: func(m vmm.Machine, port uint32) (net.Conn, error) { return m.(*vmmfake.Machine).GuestDial(port) },
-	})
+	blank := place(t, "blank")
+	head := make([]byte, 4096)
+	binary.LittleEndian.PutUint16(head[1024+0x38:], 0xEF53) // as much of ext4 as is looked at
+	if err := os.WriteFile(blank, head, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, how := range []vmm.Origin{vmm.Booted, vmm.Restored} {
+		o := vmmfake.Options{Programs: map[string]vmmfake.Program{"sockets": sockets}}
+		if how == vmm.Restored {
+			o.Templates = filepath.Join(t.TempDir(), "templates")
+		}
+		d := vmmfake.New(o)
+		t.Run(string(how), func(t *testing.T) {
+			vmmtest.Run(t, vmmtest.Harness{
+				Origin: how, Driver: d, Config: config(t), Root: place(t, "root"), Blank: blank, Console: true,
+				Leftovers: func() (left []string) {
+					for _, m := range d.Machines() {
+						left = append(left, m.Config().Name)
+					}
+					return left
+				},
+				Sockets:   "sockets",
+				GuestDial: func(m vmm.Machine, port uint32) (net.Conn, error) { return m.(*vmmfake.Machine).GuestDial(port) },
+			})
+		})
+	}
 }
 
 // sockets is the program of vmmtest.Harness.Sockets.

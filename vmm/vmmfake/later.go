@@ -15,18 +15,6 @@ func (*agent) Resize(context.Context, agentproto.Resize) (agentproto.Empty, erro
 	return notYet[agentproto.Empty]("resize")
 }
 
-func (*agent) Clock(context.Context, agentproto.Clock) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("clock")
-}
-
-func (*agent) Stats(context.Context, agentproto.Empty) (agentproto.Stats, error) {
-	return notYet[agentproto.Stats]("stats")
-}
-
-func (*agent) Top(context.Context, agentproto.Empty) (agentproto.Top, error) {
-	return notYet[agentproto.Top]("top")
-}
-
 func (*agent) Stat(context.Context, agentproto.Stat) (agentproto.FileInfo, error) {
 	return notYet[agentproto.FileInfo]("stat")
 }
@@ -37,12 +25,4 @@ func (*agent) Read(context.Context, agentproto.Read) (agentproto.Empty, error) {
 
 func (*agent) Write(context.Context, agentproto.Write) (agentproto.Empty, error) {
 	return notYet[agentproto.Empty]("write")
-}
-
-func (*agent) Relay(context.Context, agentproto.Relay) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("relay")
-}
-
-func (*agent) Unrelay(context.Context, agentproto.Unrelay) (agentproto.Empty, error) {
-	return notYet[agentproto.Empty]("unrelay")
 }

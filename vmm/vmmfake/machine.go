@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -34,14 +35,16 @@ type Machine struct {
 	err    error         // of Wait; read after gone
 	work   sync.WaitGroup
 	stall  stall
+	trace  vmm.Trace
 
 	mu          sync.Mutex // guards the following
 	ended       bool
 	console     string // path
 	disks       map[string]vmm.Disk
-	guest, host map[uint32]*listener
+	guest, host map[string]*listener // by port, and what is in the container: see door
 	conns       map[*conn]struct{}
 	plugged     chan struct{} // closed at the next change of disks
+	cards       []*card
 }
 
 var (
@@ -49,6 +52,7 @@ var (
 	_ vmm.Attacher = (*Machine)(nil)
 	_ vmm.Adopter  = (*Machine)(nil)
 	_ vmm.Vsocker  = (*Machine)(nil)
+	_ vmm.Tracer   = (*Machine)(nil)
 )
 
 // Adopt implements vmm.Adopter, as far as Options let it.
@@ -64,6 +68,9 @@ func (m *Machine) Adopt(ctx context.Context, cfg *vmm.Config) error {
 	}
 	if cfg.Vsock && !m.cfg.Vsock {
 		return errs.New(errs.FailedPrecondition, "machine %s has no virtual sockets", m.cfg.Name)
+	}
+	if err := m.addCards(cfg.Cards); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	m.console = cfg.Console
@@ -82,7 +89,7 @@ func (m *Machine) Adopt(ctx context.Context, cfg *vmm.Config) error {
 func newMachine(d *Driver, cfg *vmm.Config) *Machine {
 	m := &Machine{
 		driver: d, cfg: *cfg, console: cfg.Console, up: make(chan struct{}), gone: make(chan struct{}),
-		disks: map[string]vmm.Disk{}, guest: map[uint32]*listener{}, host: map[uint32]*listener{},
+		disks: map[string]vmm.Disk{}, guest: map[string]*listener{}, host: map[string]*listener{},
 		conns: map[*conn]struct{}{}, plugged: make(chan struct{}),
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -102,6 +109,7 @@ func (m *Machine) start() {
 	})
 	go func() {
 		m.work.Wait()
+		m.closeCards()
 		m.driver.forget(m)
 		close(m.gone)
 	}()
@@ -145,7 +153,7 @@ func (m *Machine) end(err error) {
 func (m *Machine) tearDown() {
 	m.mu.Lock()
 	var ls []*listener
-	for _, at := range []map[uint32]*listener{m.guest, m.host} {
+	for _, at := range []map[string]*listener{m.guest, m.host} {
 		for _, l := range at {
 			ls = append(ls, l)
 		}
@@ -201,37 +209,51 @@ func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
-	return m.connect(m.guest, addr{hostCID, 0}, addr{guestCID, port}, m.awaitGoing)
+	return m.connect(m.guest, door(port), addr{hostCID, 0}, addr{guestCID, port}, m.awaitGoing)
 }
 
 // Listen takes the guest's connections to a host port.
 func (m *Machine) Listen(port uint32) (net.Listener, error) {
-	return m.listen(m.host, addr{hostCID, port})
+	return m.listen(m.host, door(port), addr{hostCID, port})
 }
 
 // GuestDial connects to a host port as a process in the machine does.
 func (m *Machine) GuestDial(port uint32) (net.Conn, error) {
-	return m.connect(m.host, addr{guestCID, 0}, addr{hostCID, port}, nil)
+	return m.connect(m.host, door(port), addr{guestCID, 0}, addr{hostCID, port}, nil)
 }
 
 // GuestListen listens on a guest port as a process in the machine does.
 func (m *Machine) GuestListen(port uint32) (net.Listener, error) {
-	return m.listen(m.guest, addr{guestCID, port})
+	return m.listen(m.guest, door(port), addr{guestCID, port})
 }
 
+// Serve listens as a server in the container does, at "tcp:80", "udp:53" or the
+// path of a socket. A datagram is framed as package relay does it.
+func (m *Machine) Serve(at string) (net.Listener, error) {
+	return m.listen(m.guest, at, addr{guestCID, 0})
+}
+
+// Reach connects as a client in the container does, to what Serve can name.
+func (m *Machine) Reach(at string) (net.Conn, error) {
+	return m.connect(m.guest, at, addr{guestCID, 0}, addr{guestCID, 0}, nil)
+}
+
+// door is where a port of a virtual socket is listened on.
+func door(port uint32) string { return strconv.FormatUint(uint64(port), 10) }
+
 // connect makes a connection; going is of its far end.
-func (m *Machine) connect(at map[uint32]*listener, from, to addr, going func()) (net.Conn, error) {
+func (m *Machine) connect(at map[string]*listener, door string, from, to addr, going func()) (net.Conn, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {
-		return nil, m.unavailable(fmt.Sprintf("dial port %d", to.port))
+		return nil, m.unavailable("dial port " + door)
 	}
 	var near, far *conn
 	near, far = newConns(from, to, func() { m.dropConn(near) })
 	far.going = going
-	l := at[to.port]
+	l := at[door]
 	if l == nil || !l.offer(far) {
-		return nil, errs.New(errs.Unavailable, "dial port %d of machine %s: connection refused", to.port, m.cfg.Name)
+		return nil, errs.New(errs.Unavailable, "dial port %s of machine %s: connection refused", door, m.cfg.Name)
 	}
 	m.conns[near] = struct{}{}
 	return near, nil
@@ -245,21 +267,21 @@ func (m *Machine) dropConn(near *conn) {
 	delete(m.conns, near)
 }
 
-func (m *Machine) listen(at map[uint32]*listener, to addr) (net.Listener, error) {
+func (m *Machine) listen(at map[string]*listener, door string, to addr) (net.Listener, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {
-		return nil, m.unavailable(fmt.Sprintf("listen on port %d", to.port))
+		return nil, m.unavailable("listen on port " + door)
 	}
-	if at[to.port] != nil {
-		return nil, errs.New(errs.AlreadyExists, "port %d of machine %s is listened on", to.port, m.cfg.Name)
+	if at[door] != nil {
+		return nil, errs.New(errs.AlreadyExists, "port %s of machine %s is listened on", door, m.cfg.Name)
 	}
 	l := newListener(to, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		delete(at, to.port)
+		delete(at, door)
 	})
-	at[to.port] = l
+	at[door] = l
 	return l, nil
 }
 

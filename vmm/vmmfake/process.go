@@ -130,12 +130,13 @@ func (w signalling) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Builtin answers the program of that name, or nil: true, false, echo, yes, cat,
+// Builtin answers the program of that name, or nil: rehearse, of a machine that
+// is to wait, true, false, echo, yes, cat,
 // sleep SECONDS or "infinity", env, exit STATUS, and stubborn, which only
 // SIGKILL ends.
 func Builtin(name string) Program {
 	switch name {
-	case "true":
+	case "true", "rehearse":
 		return func(context.Context, *Process) int { return 0 }
 	case "false":
 		return func(context.Context, *Process) int { return 1 }

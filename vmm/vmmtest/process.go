@@ -38,6 +38,7 @@ type box struct {
 	agent       *agentproto.Client
 	exits       chan agentproto.Exit
 	next        int // of process IDs
+	interfaces  []agentproto.Interface
 }
 
 func (s *suite) newBox(t *testing.T, name string) *box {
@@ -58,6 +59,13 @@ func (s *suite) newBox(t *testing.T, name string) *box {
 // boot makes the machine. The console's folder outlives the row.
 func (b *box) boot(t *testing.T, cfg *vmm.Config) {
 	t.Helper()
+	b.bootAs(t, cfg, b.s.Origin)
+}
+
+// bootAs makes the machine, which comes to be as want says ("": it does not
+// matter).
+func (b *box) bootAs(t *testing.T, cfg *vmm.Config, want vmm.Origin) {
+	t.Helper()
 	cfg.Console = filepath.Join(b.dir, "console.log")
 	b.consoleFile = cfg.Console
 	m, err := b.s.Driver.Boot(b.s.limit(t), cfg)
@@ -65,7 +73,7 @@ func (b *box) boot(t *testing.T, cfg *vmm.Config) {
 		t.Fatal(err)
 	}
 	b.m = m
-	if want := b.s.Origin; want != "" {
+	if want != "" {
 		if tr := m.(vmm.Tracer).Trace(); tr.Origin != want || len(tr.Notes) > 0 {
 			t.Errorf("the machine was %s, want %s; notes: %q", tr.Origin, want, tr.Notes)
 		}
@@ -94,9 +102,18 @@ func (b *box) greet(t *testing.T) {
 // setUp makes the machine that of a container that sleeps.
 func (b *box) setUp(t *testing.T) {
 	t.Helper()
+	b.setUpRoot(t, b.interfaces)
+	if _, err := b.agent.Start(b.s.limit(t), agentproto.Start{ID: agentproto.InitID, Spec: runtimeSpec("sleep", "100000")}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// setUpRoot gives the machine its root and its interfaces.
+func (b *box) setUpRoot(t *testing.T, interfaces []agentproto.Interface) {
+	t.Helper()
 	ctx := b.s.limit(t)
 	set := agentproto.Setup{Hostname: "suite", Time: time.Now(), Entropy: make([]byte, 64),
-		Root: agentproto.Root{Lower: rootID}}
+		Root: agentproto.Root{Lower: rootID}, Interfaces: interfaces}
 	if b.s.Blank != "" {
 		set.Root.Upper = upperID
 	}
@@ -113,9 +130,6 @@ func (b *box) setUp(t *testing.T) {
 	}
 	if _, err := b.agent.Setup(ctx, set); !errs.Is(err, errs.FailedPrecondition) {
 		t.Errorf("a second set-up: got %v, want class failed precondition", err)
-	}
-	if _, err := b.agent.Start(ctx, agentproto.Start{ID: agentproto.InitID, Spec: runtimeSpec("sleep", "100000")}); err != nil {
-		t.Fatal(err)
 	}
 }
 

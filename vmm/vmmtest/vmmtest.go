@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/vmm"
 )
 
@@ -64,6 +65,7 @@ func Run(t *testing.T, h Harness) {
 	t.Run("refuse", s.refuse)
 	t.Run("stop", s.stop)
 	s.shared(t)
+	t.Run("prepare", s.prepare)
 	t.Run("leave nothing", s.leaveNothing)
 }
 
@@ -77,7 +79,8 @@ func (s *suite) shared(t *testing.T) {
 	a, b := s.newBox(t, "a"), s.newBox(t, "b")
 	t.Run("boot", func(t *testing.T) {
 		cfgA := s.config(t, "a")
-		cfgA.Disks, cfgA.Vsock = s.disks(t, a), true
+		cfgA.Disks, cfgA.Vsock, cfgA.Cards = s.disks(t, a), true, 1
+		a.interfaces = []agentproto.Interface{cardInterface()}
 		a.boot(t, cfgA)
 		cfgB := s.config(t, "b")
 		if _, ok := a.m.(vmm.Attacher); !ok {
@@ -106,6 +109,8 @@ func (s *suite) shared(t *testing.T) {
 		{"stream both ways", a.stream},
 		{"reader goes away", a.readerGone},
 		{"guest dials host", a.guestDials},
+		{"network card", a.card},
+		{"pause", a.pause},
 		{"virtual sockets", a.vsock},
 		{"virtual sockets both ways", a.vsockBothWays},
 		{"no virtual sockets", b.noVsock},

@@ -2,6 +2,7 @@ package networktest
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -27,6 +28,10 @@ import (
 type Station struct {
 	Stack *stack.Stack
 	id    frame.Identity
+	link  *channel.Endpoint
+	conn  net.Conn
+	stop  context.CancelFunc
+	pumps sync.WaitGroup
 }
 
 // Config of a station. Addresses carry the length of their subnet's prefix.
@@ -42,13 +47,25 @@ const nic = 1
 // Start makes a station on c, and ends it with the test.
 func Start(t testing.TB, c net.Conn, o Config) *Station {
 	t.Helper()
+	s, err := New(c, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// New makes a station on c, which Close closes.
+func New(c net.Conn, o Config) (*Station, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol, arp.NewProtocol},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	link := channel.New(1024, uint32(o.MTU+frame.HeaderSize), tcpip.LinkAddress(o.MAC[:]))
+	st := &Station{Stack: s, id: frame.Identity{MAC: o.MAC, V4: o.V4.Addr(), V6: o.V6.Addr()}, link: link, conn: c}
 	if err := s.CreateNIC(nic, ethernet.New(link)); err != nil {
-		t.Fatal(err)
+		s.Close()
+		return nil, fmt.Errorf("make the station's interface: %s", err)
 	}
 	var routes []tcpip.Route
 	for _, p := range []netip.Prefix{o.V4, o.V6} {
@@ -58,7 +75,8 @@ func Start(t testing.TB, c net.Conn, o Config) *Station {
 		at := tcpip.AddressWithPrefix{Address: tcpip.AddrFromSlice(p.Addr().AsSlice()), PrefixLen: p.Bits()}
 		proto := protocol(p.Addr())
 		if err := s.AddProtocolAddress(nic, tcpip.ProtocolAddress{Protocol: proto, AddressWithPrefix: at}, stack.AddressProperties{}); err != nil {
-			t.Fatal(err)
+			s.Close()
+			return nil, fmt.Errorf("give the station %s: %s", p, err)
 		}
 		routes = append(routes, tcpip.Route{Destination: at.Subnet(), NIC: nic})
 	}
@@ -67,22 +85,22 @@ func Start(t testing.TB, c net.Conn, o Config) *Station {
 		routes = append(routes, tcpip.Route{Destination: any.Subnet(), Gateway: tcpip.AddrFromSlice(g.AsSlice()), NIC: nic})
 	}
 	s.SetRouteTable(routes)
-	carry(t, s, link, c, o.MTU)
-	return &Station{Stack: s, id: frame.Identity{MAC: o.MAC, V4: o.V4.Addr(), V6: o.V6.Addr()}}
+	st.carry(o.MTU)
+	return st, nil
 }
 
-// carry moves frames between c and link until the test ends.
-func carry(t testing.TB, s *stack.Stack, link *channel.Endpoint, c net.Conn, mtu int) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var pumps sync.WaitGroup
-	pumps.Go(func() {
+// carry moves frames between the socket and the stack until Close.
+func (s *Station) carry(mtu int) {
+	var ctx context.Context
+	ctx, s.stop = context.WithCancel(context.Background())
+	s.pumps.Go(func() {
 		for {
-			p := link.ReadContext(ctx)
+			p := s.link.ReadContext(ctx)
 			if p == nil {
 				return
 			}
 			v := p.ToView()
-			_, err := c.Write(v.AsSlice())
+			_, err := s.conn.Write(v.AsSlice())
 			v.Release()
 			p.DecRef()
 			if err != nil {
@@ -90,25 +108,27 @@ func carry(t testing.TB, s *stack.Stack, link *channel.Endpoint, c net.Conn, mtu
 			}
 		}
 	})
-	pumps.Go(func() {
+	s.pumps.Go(func() {
 		b := make([]byte, mtu+frame.HeaderSize)
 		for {
-			n, err := c.Read(b)
+			n, err := s.conn.Read(b)
 			if err != nil {
 				return
 			}
 			p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b[:n])})
-			link.InjectInbound(0, p)
+			s.link.InjectInbound(0, p)
 			p.DecRef()
 		}
 	})
-	t.Cleanup(func() {
-		cancel()
-		c.Close()
-		pumps.Wait()
-		s.Close()
-		link.Close()
-	})
+}
+
+// Close ends the station, and closes its socket.
+func (s *Station) Close() {
+	s.stop()
+	_ = s.conn.Close()
+	s.pumps.Wait()
+	s.Stack.Close()
+	s.link.Close()
 }
 
 // Dial connects over TCP.
