@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"path"
 	"slices"
 	"strconv"
@@ -151,7 +152,7 @@ func lowerMounts(l *lowering, e entry, out *node) {
 		} else if l.unset(item) {
 			continue
 		} else if !item.null() {
-			long = longMount(l.w, item, item.path)
+			long = l.shortMount(item)
 		}
 		if long.kind == mappingNode && !long.broken && l.ofHost(long) {
 			long.broken = true
@@ -161,6 +162,34 @@ func lowerMounts(l *lowering, e entry, out *node) {
 	list := l.list(e.value, all)
 	list.appends = false // mounts have a merge of their own
 	l.put(out, e.key, "mounts", list)
+}
+
+// propagations are options of a mount of the host, which does not reach into machines.
+var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}
+
+// shortMount writes the short form of a mount out. What Compose ignores among its
+// options is left out.
+func (l *lowering) shortMount(n *node) *node {
+	long := longMount(l.w, n, n.path)
+	options := long.entry("options")
+	if options == nil {
+		return long
+	}
+	list := l.like(options.value, listNode)
+	for _, o := range options.value.items {
+		_, err := mountOption(long.child("type").text, o.text)
+		switch {
+		case slices.Contains(bindHints, o.text), slices.Contains(propagations, o.text):
+		case err != nil && !strings.Contains(o.text, ":"):
+			var e wrong
+			errors.As(err, &e)
+			l.hint(o, e.hint, "%s, so it has no effect", err)
+		default:
+			list.items = append(list.items, o)
+		}
+	}
+	options.value = list
+	return long
 }
 
 // disk puts what a volume of the file is a mount of in its place.
@@ -549,6 +578,13 @@ func lowerRestart(l *lowering, e entry, out *node) {
 	policy := l.in.child("deploy").child("restart_policy")
 	if !l.unset(e.value) && (policy == nil || policy.null()) {
 		l.put(out, e.key, "restart", e.value)
+	}
+}
+
+// lowerAttachments: no network at all is the default one.
+func lowerAttachments(l *lowering, e entry, out *node) {
+	if n := e.value; n.kind == scalarNode || n.override || len(n.items)+len(n.entries) > 0 {
+		each(composeAttachment(), "networks", true)(l, e, out)
 	}
 }
 
