@@ -128,7 +128,7 @@ func TestPrepareThatFails(t *testing.T) {
 	vsock.Instance.Vsock = true
 	for name, x := range map[string]struct {
 		driver vmm.Driver
-		l      Launch
+		l      shimproto.Launch
 		want   errs.Class
 		word   string
 	}{
@@ -150,11 +150,11 @@ func TestPrepareThatFails(t *testing.T) {
 // for it; one whose container is another's does not.
 func TestSpareThatHolds(t *testing.T) {
 	for name, x := range map[string]struct {
-		change func(*Launch)
+		change func(*shimproto.Launch)
 		origin vmm.Origin
 	}{
-		"its own":   {func(*Launch) {}, vmm.Pooled},
-		"another's": {func(l *Launch) { l.Instance.User = "nobody" }, vmm.Booted},
+		"its own":   {func(*shimproto.Launch) {}, vmm.Pooled},
+		"another's": {func(l *shimproto.Launch) { l.Instance.User = "nobody" }, vmm.Booted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, vmmfake.Options{}, "sleep", "infinity")

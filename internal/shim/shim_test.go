@@ -32,7 +32,7 @@ type rig struct {
 	stop   context.CancelFunc // as SIGTERM does
 	ended  chan error         // of Run
 	wanted func()             // called by a spare that has its order
-	hold   *Launch            // what a spare holds; nil: nothing
+	hold   *shimproto.Launch  // what a spare holds; nil: nothing
 }
 
 // newRig makes the instance; args are its process's.

@@ -1,0 +1,5 @@
+package spec
+
+import "golang.org/x/sys/unix"
+
+const rusageThread = unix.RUSAGE_THREAD
