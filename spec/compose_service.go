@@ -18,7 +18,7 @@ const extendsMark = "x-compose-extends"
 
 func lowerServices(l *lowering, e entry, out *node) {
 	if e.value.kind != mappingNode {
-		l.put(out, e.key, "containers", l.mapping(e.value, composeService()))
+		l.put(out, e.key, "containers", l.mapping(e.value, l.loader.serviceKeys()))
 		return
 	}
 	all := l.like(e.value, mappingNode)
@@ -57,7 +57,7 @@ func (l *lowering) volumesFrom(from, services, into *node) {
 		}
 		l.dependOn(into, item, name)
 		mounts := &node{}
-		l.into(&node{kind: mappingNode, entries: onlyEntry(services.child(name), "volumes")}, composeService(), mounts)
+		l.into(&node{kind: mappingNode, entries: onlyEntry(services.child(name), "volumes")}, l.loader.serviceKeys(), mounts)
 		list := mounts.child("mounts")
 		if list == nil || list.kind != listNode {
 			continue
@@ -134,7 +134,7 @@ func lowerPull(l *lowering, e entry, out *node) {
 
 // lowerMounts: the short form is the language's; the long one has other words.
 func lowerMounts(l *lowering, e entry, out *node) {
-	keys := composeMount()
+	keys := l.loader.serviceKeys().key("volumes").of
 	var all []*node
 	if e.value.kind != listNode {
 		if !l.unset(e.value) {
@@ -627,12 +627,7 @@ func lowerMAC(l *lowering, e entry, out *node) {
 
 // lowerPorts: a port without an address is on all of the host's.
 func lowerPorts(l *lowering, e entry, out *node) {
-	var keys *composeLevel
-	for _, k := range composeReach() {
-		if k.name == "ports" {
-			keys = k.of
-		}
-	}
+	keys := l.loader.serviceKeys().key("ports").of
 	if e.value.kind != listNode {
 		l.put(out, e.key, "ports", e.value)
 		return

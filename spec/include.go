@@ -198,7 +198,7 @@ func (l *lowering) service(name string) *node {
 	if n, ok := l.done[name]; ok {
 		return n
 	}
-	n := l.mapping(raw, composeService())
+	n := l.mapping(raw, l.loader.serviceKeys())
 	l.done[name] = n
 	e := raw.child("extends")
 	if e == nil || e.null() {
