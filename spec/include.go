@@ -205,7 +205,11 @@ func (l *lowering) service(name string) *node {
 		return n
 	}
 	l.done[name] = nil // being read
-	if base := l.base(e); base != nil && base.kind == mappingNode && n.kind == mappingNode {
+	switch base := l.base(e); {
+	case n.kind != mappingNode:
+	case base == nil:
+		l.put(n, e, extendsMark, l.like(e, mappingNode))
+	case base.kind == mappingNode:
 		n = containerKeys().merge(l.w, base, n, n.path)
 	}
 	l.done[name] = n

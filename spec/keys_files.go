@@ -314,6 +314,9 @@ func (c *checker) given(name, key, what string, uses []Given, all map[string]Ori
 	out := slices.Clone(uses)
 	for i := range out {
 		origin, ok := all[out[i].Source]
+		if !ok && c.root.child(key).entry(out[i].Source) != nil {
+			continue // what is wrong with it was said
+		}
 		if !ok {
 			hint := ""
 			if !c.w.report.full(diag.Error) {
