@@ -68,7 +68,7 @@ func TestVolumesOfTheImage(t *testing.T) {
 	names := map[string]bool{}
 	for i, at := range []string{"/var/lib/x", "/cache"} {
 		m := c.Mounts[2+i]
-		if m.Type != "volume" || m.Destination != at || !strings.HasPrefix(m.Source, "db-1.") {
+		if m.Type != "volume" || m.Destination != at || !strings.HasPrefix(m.Source, "db-1@") {
 			t.Errorf("%+v", m)
 		}
 	}
