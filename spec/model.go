@@ -129,6 +129,8 @@ type Mount struct {
 	Source      string   `json:"source,omitempty"` // the volume's name for "volume"; absolute for "bind" and "block"
 	Destination string   `json:"destination"`      // absolute, clean
 	Options     []string `json:"options,omitempty"`
+	// External: the volume is one that no stack owns.
+	External bool `json:"external,omitempty"`
 }
 
 // Dependency says when a dependent may start.
@@ -266,9 +268,15 @@ type Logging struct {
 	MaxFiles int    `json:"max_files,omitempty"`
 }
 
-// Volume is a declared named volume.
+// Volume is a declared named volume. In a Stack it stands under its own name, which
+// may be another than that in the file.
 type Volume struct {
-	Size uint64 `json:"size"` // bytes the guest sees, a multiple of 4096
+	Size uint64 `json:"size,omitempty"` // bytes the guest sees, a multiple of 4096; 0: it is external
+	// External volumes are no stack's: "vzcompose volume create" makes them, and
+	// they stay when the stack goes.
+	External bool `json:"external,omitempty"`
+
+	name string // in a file: what it is called outside of it; "": its key
 }
 
 // Network is a declared network of the stack. Of Subnet and Gateway there is at

@@ -112,7 +112,7 @@ func (s *Stack) disksOf(c spec.Container) (all []disk) {
 	for _, m := range c.Mounts {
 		switch m.Type {
 		case "volume":
-			all = appendDisk(all, fmt.Sprintf("volume %q", m.Source), s.VolumePath(m.Source), m.ReadOnly())
+			all = appendDisk(all, fmt.Sprintf("volume %q", m.Source), s.VolumePath(m), m.ReadOnly())
 		case "block":
 			all = appendDisk(all, "disk "+m.Source, m.Source, m.ReadOnly())
 		}
