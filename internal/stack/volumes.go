@@ -93,7 +93,7 @@ func (h *Home) declaration(name string) (*spec.Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := spec.Load(spec.Options{Files: rec.Files, Name: name, Dir: rec.Dir, Profiles: []string{"*"}, LookupEnv: os.LookupEnv})
+	loaded, err := spec.Load(spec.Options{Files: rec.Files, Name: name, Dir: rec.Dir, Profiles: []string{"*"}, LookupEnv: h.lookup})
 	if err != nil {
 		return nil, err
 	}
