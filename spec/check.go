@@ -62,6 +62,7 @@ func (c *checker) containers() map[string]Container {
 		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
 		d.Container = out
 		if out.DependsOn = c.withActive(out.DependsOn); c.active[name] {
+			out.Mounts = c.mounted(out.Mounts)
 			all[name] = out
 		}
 		c.file.containers[name] = d
@@ -180,8 +181,8 @@ func (c *checker) check(o Options) {
 		c.runtime(e)
 	}
 	c.instanceNames(containers)
-	c.alike("containers")
-	c.alike("volumes")
+	c.alike("containers", func(name string) string { return name })
+	c.alike("volumes", c.volumeName)
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)
 	c.hostSockets(containers)
