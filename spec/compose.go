@@ -361,6 +361,7 @@ func composeWords(s string) string {
 
 var vocabulary = strings.NewReplacer(
 	"a container cannot wait", "a service cannot wait",
+	"a container cannot link", "a service cannot link",
 	"has no containers", "has no services",
 	"name for a container", "name for a service",
 	"mounts[", "volumes[",
