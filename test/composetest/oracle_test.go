@@ -4,11 +4,15 @@ package composetest
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/vzcompose/vzcompose/spec"
 )
 
 // difference is a place in which we read a file otherwise than Compose, and why.
@@ -53,6 +57,19 @@ func TestFilesAreReadAsComposeReadsThem(t *testing.T) {
 	}
 }
 
+// The page on Compose files lists the differences.
+func TestDifferencesAreOnTheirPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/compose.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range differences {
+		if !strings.Contains(string(page), "\n- "+d.why+"\n") {
+			t.Errorf("docs/compose.md lacks: %s", d.why)
+		}
+	}
+}
+
 // compare returns what one reader says and the other does not.
 func compare(t *testing.T, p project) []string {
 	t.Helper()
@@ -64,11 +81,16 @@ func compare(t *testing.T, p project) []string {
 	if err != nil {
 		t.Fatalf("compose-go: %v", err)
 	}
-	want := theirFacts(theirs)
 	ours, err := p.ours()
 	if err != nil {
 		return []string{fmt.Sprintf("only compose-go loads it: %v", err)}
 	}
+	return differ(theirs, ours)
+}
+
+// differ returns the facts that one has and the other has not.
+func differ(theirs *types.Project, ours *spec.Loaded) []string {
+	want := theirFacts(theirs)
 	got := ourFacts(ours, want)
 	var report []string
 	for _, line := range want.without(got) {

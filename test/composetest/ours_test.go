@@ -35,7 +35,9 @@ func ourFacts(loaded *spec.Loaded, theirs lines) lines {
 		for _, i := range c.Interfaces {
 			fact("networks", "%s", i.Network)
 			for _, a := range i.Aliases {
-				fact("networks", "%s alias %s", i.Network, a)
+				if a != name { // it has its own name anyhow
+					fact("networks", "%s alias %s", i.Network, a)
+				}
 			}
 			for _, a := range i.Address {
 				a, _, _ = strings.Cut(a, "/")

@@ -78,6 +78,7 @@ func TestSample(t *testing.T) {
 		t.Fatal(err)
 	}
 	var files, theirs, loads, both, usersOnly, runs int
+	different, alone := map[string][]string{}, map[string][]string{}
 	refused, warned, held := map[string][]string{}, map[string][]string{}, map[string][]string{}
 	for name := range strings.FieldsSeq(string(data)) {
 		files++
@@ -87,7 +88,8 @@ func TestSample(t *testing.T) {
 			p.files = []string{path}
 		}
 		t.Chdir(p.dir)
-		_, theirErr := p.theirs()
+		t.Setenv("HOME", p.env["HOME"]) // compose-go asks the process
+		their, theirErr := p.theirs()
 		if theirErr == nil {
 			theirs++
 		}
@@ -110,22 +112,33 @@ func TestSample(t *testing.T) {
 		case !errors.As(err, &findings):
 			t.Errorf("%s: %v", name, err)
 		}
-		users := err != nil
+		users, why := err != nil, map[string]bool{}
 		for _, f := range findings {
 			kind, of := kindOf(f)
 			if f.Severity == diag.Warning {
 				count(warned, kind, name)
 				continue
 			}
-			users = users && of
+			users, why[kind] = users && of, true
 			count(refused, kind, name)
 			t.Logf("%s: %s", name, f)
 		}
 		if users {
 			usersOnly++
 		}
+		for kind := range why {
+			if len(why) == 1 {
+				count(alone, kind, name)
+			}
+		}
 		if err != nil && theirErr != nil {
 			both++
+		}
+		if err == nil && theirErr == nil {
+			for _, line := range differ(their, loaded) {
+				t.Logf("%s: %s", name, line)
+				count(different, line[strings.IndexByte(line, ':')+1:], name)
+			}
 		}
 		if err == nil && theirErr != nil {
 			t.Logf("%s: only vzcompose loads it: %v", name, theirErr)
@@ -138,7 +151,9 @@ func TestSample(t *testing.T) {
 	fmt.Fprintf(&b, "would run as an ordinary user, given the images: %s\n", share(runs))
 	table(&b, "loads, but needs more than an ordinary user has", held)
 	table(&b, "refused", refused)
+	table(&b, "refused for one thing alone", alone)
 	table(&b, "warned of", warned)
+	fmt.Fprintf(&b, "%d facts are read otherwise than compose-go reads them\n", len(different))
 	t.Log("\n" + b.String())
 }
 

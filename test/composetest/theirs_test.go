@@ -104,6 +104,9 @@ func theirFacts(p *types.Project) lines {
 				options += ",nocopy"
 			}
 			source := m.Source
+			if m.Type == "bind" {
+				source = path.Clean(source)
+			}
 			if v, ok := p.Volumes[source]; ok && v.Name != p.Name+"_"+source {
 				source = v.Name // the file names it
 			}
@@ -119,7 +122,9 @@ func theirFacts(p *types.Project) lines {
 				continue
 			}
 			for _, a := range n.Aliases {
-				fact("networks", "%s alias %s", network, a)
+				if a != name { // it has its own name anyhow
+					fact("networks", "%s alias %s", network, a)
+				}
 			}
 			for _, a := range []string{n.Ipv4Address, n.Ipv6Address} {
 				if a != "" {
@@ -136,7 +141,7 @@ func theirFacts(p *types.Project) lines {
 		for _, link := range s.Links {
 			on, alias, _ := strings.Cut(link, ":")
 			for network := range p.Services[on].Networks {
-				if _, shared := s.Networks[network]; shared && alias != "" {
+				if _, shared := s.Networks[network]; shared && alias != "" && alias != on {
 					l.add("%s.networks %s alias %s", on, network, alias)
 				}
 			}
