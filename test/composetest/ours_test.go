@@ -1,6 +1,7 @@
 package composetest
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -80,6 +81,15 @@ func ourFacts(loaded *spec.Loaded, theirs lines) lines {
 		for _, g := range c.Configs {
 			fact("configs", "%s %s %d:%d %o", g.Source, g.Target, g.UID, g.GID, g.Mode)
 		}
+		for _, d := range c.Devices {
+			source, target, _ := strings.Cut(d, ":")
+			target, _, _ = strings.Cut(target, ":")
+			fact("devices", "%s:%s", source, cmp.Or(target, source))
+		}
+		if c.Hooks != nil {
+			ourHooks(fact, "post_start", c.Hooks.PostStart)
+			ourHooks(fact, "pre_stop", c.Hooks.PreStop)
+		}
 		fact("tty", "%t", c.TTY)
 		fact("stdin_open", "%t", c.StdinOpen)
 		fact("privileged", "%t", c.Privileged)
@@ -141,6 +151,15 @@ func ourFacts(loaded *spec.Loaded, theirs lines) lines {
 		l.add("inactive %s", name)
 	}
 	return l
+}
+
+func ourHooks(fact func(key, format string, args ...any), key string, hooks []spec.Hook) {
+	for i, h := range hooks {
+		fact(fmt.Sprintf("%s[%d]", key, i), "%s user=%s dir=%s", list(h.Command), h.User, h.WorkingDir)
+		for k, v := range h.Environment {
+			fact(fmt.Sprintf("%s[%d].environment", key, i), "%s=%q", k, v)
+		}
+	}
 }
 
 // says reports whether a line begins so.

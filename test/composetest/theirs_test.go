@@ -3,6 +3,7 @@ package composetest
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"path"
 	"path/filepath"
@@ -107,7 +108,10 @@ func theirFacts(p *types.Project) lines {
 			if m.Type == "bind" {
 				source = path.Clean(source)
 			}
-			if v, ok := p.Volumes[source]; ok && v.Name != p.Name+"_"+source {
+			if v, ok := p.Volumes[source]; ok && len(v.DriverOpts) > 0 {
+				l.add("%s", strings.TrimRight(at+"mounts "+madeOf(p, v)+path.Clean(m.Target)+" "+sortedWords(strings.Join(inBytes(strings.Split(options+","+memoryOptions(v), ",")), ",")), " "))
+				continue
+			} else if ok && v.Name != p.Name+"_"+source {
 				source = v.Name // the file names it
 			}
 			l.add("%s", strings.TrimRight(at+"mounts "+m.Type+" "+source+" "+path.Clean(m.Target)+" "+sortedWords(options), " "))
@@ -187,6 +191,11 @@ func theirFacts(p *types.Project) lines {
 		for _, g := range s.Configs {
 			given(fact, "configs", "/", types.FileReferenceConfig(g))
 		}
+		for _, d := range s.Devices {
+			fact("devices", "%s:%s", d.Source, cmp.Or(d.Target, d.Source))
+		}
+		theirHooks(fact, "post_start", s.PostStart)
+		theirHooks(fact, "pre_stop", s.PreStop)
 		fact("tty", "%t", s.Tty)
 		fact("stdin_open", "%t", s.StdinOpen)
 		fact("privileged", "%t", s.Privileged)
@@ -251,6 +260,36 @@ func theirFacts(p *types.Project) lines {
 	return l
 }
 
+func theirHooks(fact func(key, format string, args ...any), key string, hooks []types.ServiceHook) {
+	for i, h := range hooks {
+		fact(fmt.Sprintf("%s[%d]", key, i), "%s user=%s dir=%s", list(h.Command), h.User, h.WorkingDir)
+		for k, v := range h.Environment {
+			if v != nil {
+				fact(fmt.Sprintf("%s[%d].environment", key, i), "%s=%q", k, *v)
+			}
+		}
+	}
+}
+
+// madeOf is the mount that an engine makes for a volume with options of a driver.
+func madeOf(p *types.Project, v types.VolumeConfig) string {
+	if v.DriverOpts["type"] == "tmpfs" {
+		return "tmpfs  "
+	}
+	device := v.DriverOpts["device"]
+	if !path.IsAbs(device) {
+		device = path.Join(p.WorkingDir, device)
+	}
+	return "bind " + device + " "
+}
+
+func memoryOptions(v types.VolumeConfig) string {
+	if v.DriverOpts["type"] == "tmpfs" {
+		return v.DriverOpts["o"]
+	}
+	return ""
+}
+
 // theirRestart is the policy that docker compose gives a container.
 func theirRestart(s types.ServiceConfig) string {
 	policy := s.Restart
@@ -284,6 +323,9 @@ func theirMemory(s types.ServiceConfig) int64 {
 func theirCPUs(s types.ServiceConfig) float32 {
 	if d := s.Deploy; d != nil && d.Resources.Limits != nil && d.Resources.Limits.NanoCPUs > 0 {
 		return d.Resources.Limits.NanoCPUs.Value()
+	}
+	if s.CPUQuota > 0 {
+		return float32(s.CPUQuota) / float32(cmp.Or(s.CPUPeriod, 100_000))
 	}
 	return s.CPUS
 }
