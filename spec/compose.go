@@ -42,6 +42,8 @@ type composeKey struct {
 	do   string // what to do instead, of what is refused or has no effect
 	// lower writes the key into out. Nil: the fate says all.
 	lower func(l *lowering, e entry, out *node)
+	// clears: without a value it takes that of an earlier file away.
+	clears bool
 	// of has the keys of the mapping that it holds, or of each mapping in it.
 	of *composeLevel
 }
@@ -172,6 +174,10 @@ func (l *lowering) into(n *node, keys *composeLevel, out *node) {
 				hint = keys.instead(name)
 			}
 			l.w.error(e.key, nil, hint, "unknown key %s", quote(name))
+		case e.value.null() && k.clears:
+			cleared := *e.value
+			cleared.reset = true
+			l.put(out, e.key, k.target(), &cleared)
 		case e.value.null() && !e.value.reset:
 		case e.value.reset:
 			for _, to := range k.targets() {

@@ -160,7 +160,7 @@ func composeGiven(what string) *composeLevel {
 
 func composeProcess() []composeKey {
 	return []composeKey{
-		{name: "command", fate: same, lower: lowerCommand}, {name: "entrypoint", fate: same, lower: lowerCommand},
+		{name: "command", fate: same, clears: true, lower: lowerCommand}, {name: "entrypoint", fate: same, clears: true, lower: lowerCommand},
 		{name: "environment", fate: same},
 		{name: "env_file", fate: same, lower: each(composeEnvFile(), "env_file", true), of: composeEnvFile()},
 		{name: "working_dir", fate: same}, {name: "user", fate: same},

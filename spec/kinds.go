@@ -140,12 +140,20 @@ func number(low, high float64) kind[float64] {
 
 func boolean() kind[bool] {
 	schema := variables(schemaDoc{"type": "boolean"})
-	return scalar("true or false", boolScalar|stringScalar, schema, func(_ *walker, _ *node, text string) (bool, error) {
+	return scalar("true or false", boolScalar|stringScalar, schema, func(_ *walker, n *node, text string) (bool, error) {
 		switch strings.ToLower(text) {
 		case "true":
 			return true, nil
 		case "false":
 			return false, nil
+		case "y", "yes", "on": // of YAML 1.1, as Compose takes them
+			if n.compose() {
+				return true, nil
+			}
+		case "n", "no", "off":
+			if n.compose() {
+				return false, nil
+			}
 		}
 		return false, errKind
 	}, func(b bool) any { return b })

@@ -133,6 +133,7 @@ func TestSizes(t *testing.T) {
 func TestDurations(t *testing.T) {
 	for in, want := range map[string]time.Duration{
 		"10s": 10 * time.Second, "1m30s": 90 * time.Second, "500ms": 500 * time.Millisecond, "0": 0, "1h": time.Hour, "1.5s": 1500 * time.Millisecond,
+		"1d": 24 * time.Hour, "2d12h": 60 * time.Hour,
 	} {
 		got, err := parseDuration(in)
 		if err != nil || got != want {
@@ -142,7 +143,7 @@ func TestDurations(t *testing.T) {
 			t.Errorf("%s: wrote %s", in, formatDuration(got))
 		}
 	}
-	for _, in := range []string{"", "10", "-1s", "1d", "s", "9000h", "1s1"} {
+	for _, in := range []string{"", "10", "-1s", "1dx", "d", "1d-1h", "999d", "s", "9000h", "1s1"} {
 		if got, err := parseDuration(in); err == nil {
 			t.Errorf("%s: got %s", in, got)
 		}

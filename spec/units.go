@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -52,13 +53,24 @@ func formatSize(n uint64) string {
 // maxDuration bounds every duration of the language.
 const maxDuration = 365 * 24 * time.Hour
 
-// parseDuration reads 10s, 1m30s, 500ms. A number without a unit is refused, as
+// dayText is a duration that begins with days.
+var dayText = regexp.MustCompile(`^(\d{1,4})d(.*)$`)
+
+// parseDuration reads 10s, 1m30s, 500ms, 1d. A number without a unit is refused, as
 // in Compose.
 func parseDuration(text string) (time.Duration, error) {
 	if intText.MatchString(text) && text != "0" {
 		return 0, wrong{quote(text) + " has no unit", fmt.Sprintf("write %ss for seconds", strings.TrimLeft(text, "+"))}
 	}
 	d, err := time.ParseDuration(text)
+	if days := dayText.FindStringSubmatch(text); days != nil {
+		n, _ := strconv.Atoi(days[1])
+		d, err = time.ParseDuration(cmp.Or(days[2], "0s"))
+		if d < 0 {
+			err = errKind
+		}
+		d += time.Duration(n) * 24 * time.Hour
+	}
 	switch {
 	case err != nil:
 		return 0, wrong{quote(text) + " is not a duration", "write 10s, 1m30s or 500ms"}

@@ -25,6 +25,7 @@ type difference struct {
 var differences = []difference{
 	{"deploy", regexp.MustCompile(`unsaid.restart`), "the specification has any as the default of deploy.restart_policy.condition; docker compose does not restart"},
 	{"environment", regexp.MustCompile(`FLOAT=`), "a number keeps the digits that are written: 1.50, not 1.5"},
+	{"yaml-words", regexp.MustCompile(`environment|labels`), "a number keeps the digits that are written: 1.50, not 1.5"},
 	{"hooks-full", regexp.MustCompile(`environment FROM_CALLER`), "in the environment of a hook, too, a name alone has the caller's value"},
 	{"label-file", regexp.MustCompile(`labels`), "labels are read from the stack file alone; a warning says so"},
 	{"mounts-letter", regexp.MustCompile(`mounts`), "a name of one letter is a volume, not a drive of Windows"},
