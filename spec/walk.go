@@ -220,8 +220,6 @@ type pair struct {
 // field is one key of an object of type T.
 type field[T any] struct {
 	name, doc string
-	// reserved refuses the key: it is for a later version, and why.
-	reserved string
 	// instead refuses a key of Compose that this language writes otherwise.
 	instead string
 
@@ -249,7 +247,6 @@ func key[T, V any](name, doc string, k kind[V], to func(*T) *V) field[T] {
 	}
 }
 
-func reserved[T any](name, why string) field[T] { return field[T]{name: name, reserved: why} }
 func instead[T any](name, hint string) field[T] { return field[T]{name: name, instead: hint} }
 
 // object is the keys of one mapping of the language.
@@ -313,8 +310,6 @@ func (o *object[T]) known(w *walker, n *node, at *trail) {
 			w.error(e.key, at, suggest(name, o.names()), "unknown key %s", quote(name))
 		case f.instead != "":
 			w.error(e.key, at, f.instead, "unknown key %s", quote(name))
-		case f.reserved != "":
-			w.error(e.key, at, "", "key %q is reserved for a later version: %s", name, f.reserved)
 		}
 	}
 }
@@ -371,8 +366,6 @@ func (o *object[T]) schema() schemaDoc {
 	for _, f := range o.fields {
 		switch {
 		case f.instead != "":
-		case f.reserved != "":
-			properties[f.name] = schemaDoc{"not": schemaDoc{}, "description": "Reserved for a later version: " + f.reserved + "."}
 		default:
 			s := f.schema
 			if !slices.Contains(o.required, f.name) {
