@@ -49,6 +49,7 @@ test: unit e2e ## unit tests with -race, then end-to-end tests in real machines
 unit: agents ## unit tests with -race
 	go test -race -timeout 10m $$(go list ./... | grep -v -e /test/e2e -e '/internal/cli$$')
 	go test -timeout 10m ./internal/cli
+	cd test/composetest && go vet ./... && go test ./...
 
 .PHONY: conformance
 conformance: ## docs/conformance.md, from the last e2e and e2e-booted

@@ -55,6 +55,8 @@ func TestAdmission(t *testing.T) {
 		{"too large runs alone", []planner.Step{start(1, 1, 1), start(2, 99, 99), start(3, 1, 1), pull}, Options{CPUs: 2, Memory: 8, Cost: declared}, []int{0, 1, 2, 0}},
 		{"a small one does not overtake", []planner.Step{start(1, 2, 0), start(2, 3, 0), start(3, 1, 0), pull}, Options{CPUs: 3, Cost: declared}, []int{0, 1, 2, 0}},
 		{"a kernel boots on one processor", []planner.Step{start(1, 4, 0), start(2, 4, 0), start(3, 0.5, 0)}, Options{CPUs: 2}, []int{0, 0, 1}},
+		{"a limit is not what a start takes", []planner.Step{start(1, 1, 4<<30), start(2, 1, 4<<30), start(3, 1, 4<<30)}, Options{CPUs: 2, Memory: 1 << 30}, []int{0, 0, 1}},
+		{"little memory", []planner.Step{start(1, 1, 4<<30), start(2, 1, 4<<30), start(3, 0.5, 64<<20)}, Options{CPUs: 4, Memory: 500 << 20}, []int{0, 1, 1}},
 		{"no numbers", []planner.Step{start(1, math.NaN(), 1<<63), start(2, math.Inf(1), math.MaxUint64), start(3, -1, 0)}, Options{CPUs: 1, Memory: math.MaxUint64, Cost: declared}, []int{0, 1, 0}},
 		{"slots beside processors", []planner.Step{start(1, 1, 0), start(2, 1, 0), start(3, 0, 0), pull}, Options{CPUs: 1, Parallel: 2, Cost: declared}, []int{0, 1, 0, 1}},
 	} {

@@ -64,11 +64,17 @@ type Options struct {
 	Cost Cost
 }
 
+// bootMemory is what a machine takes of the host's memory until its process runs:
+// RAM is taken as it is written, and a machine of 4 GiB that booted has 380 MiB then
+// (docs/performance.md). What its process takes later no number here tells.
+const bootMemory = 384 << 20
+
 // BootCost is the Cost of a start: one processor at most, for a kernel boots on
-// one however many it has, and the memory of its machine. Nothing else costs.
+// one however many it has, and the memory that its machine takes while it starts,
+// not the container's limit. Nothing else costs.
 func BootCost(s planner.Step) (cpus float64, memory uint64) {
 	if op, ok := s.Op.(planner.Start); ok {
-		return min(op.CPUs, 1), op.Memory
+		return min(op.CPUs, 1), min(op.Memory, bootMemory)
 	}
 	return 0, 0
 }

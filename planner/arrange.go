@@ -76,7 +76,7 @@ func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string
 				use(images, ref, name, ch)
 			}
 			for _, m := range ch.spec.Mounts {
-				if m.Type == "volume" && m.Source != "" && !exists[m.Source] {
+				if m.Type == "volume" && !m.External && m.Source != "" && !exists[m.Source] {
 					missing[m.Source] = append(missing[m.Source], name)
 				}
 			}

@@ -102,7 +102,7 @@ func mayMount(o *state.Instance, v state.Volume) bool {
 	}
 	c, err := readable(o)
 	return err != nil || slices.ContainsFunc(c.Mounts, func(m spec.Mount) bool {
-		return m.Type == "volume" && m.Source == v.Name
+		return m.Type == "volume" && !m.External && m.Source == v.Name
 	})
 }
 

@@ -201,6 +201,33 @@ func (u *up) decideAll() {
 	}
 	u.surplus(before, kept)
 	u.refuseNames(there)
+	u.refuseVolumes()
+}
+
+// refuseVolumes keeps the plan from being made where an instance is to come up with
+// a volume that is not there and is not the stack's to make.
+func (u *up) refuseVolumes() {
+	there, told := make(map[string]bool), make(map[string]bool)
+	for _, v := range u.observed.External {
+		there[v.Name] = true
+	}
+	for _, name := range sortedKeys(u.changes) {
+		for _, ch := range u.changes[name] {
+			if ch.create == "" && ch.start == "" && (ch.update == "" || ch.live) {
+				continue
+			}
+			for _, m := range ch.spec.Mounts {
+				if !m.External || there[m.Source] || told[m.Source] {
+					continue
+				}
+				told[m.Source] = true
+				u.refused = append(u.refused, diag.Finding{
+					Position: diag.Position{File: "volumes." + m.Source}, Message: fmt.Sprintf("there is no volume %s, which %s mounts and which is external", m.Source, name),
+					Hint: "vzcompose volume create " + m.Source + " makes it",
+				})
+			}
+		}
+	}
 }
 
 // target is targetOf for what is to come up: an instance whose record cannot be

@@ -607,3 +607,42 @@ func TestDownOfNamedInstance(t *testing.T) {
 #3 remove volume/store@data after [2] (down, with its volumes)
 `)
 }
+
+// A volume that is not the stack's is neither made nor removed, and has to be there.
+func TestExternalVolumes(t *testing.T) {
+	external := func(c *spec.Container) {
+		c.Mounts = append(c.Mounts, spec.Mount{Type: "volume", Source: "lib", Destination: "/lib", External: true})
+	}
+	s := stack("a", container(external), "b", container())
+	s.Volumes = map[string]spec.Volume{"lib": {External: true}}
+	_, err := Up(s, state.World{}, Options{})
+	var found diag.Findings
+	if !errors.As(err, &found) || len(found) != 1 || found[0].Position.File != "volumes.lib" || found[0].Hint != "vzcompose volume create lib makes it" {
+		t.Errorf("it is not there: %v", err)
+	}
+	if _, err := Up(s, state.World{}, Options{Only: []string{"b"}}); err != nil {
+		t.Errorf("nobody asks for it: %v", err)
+	}
+	there := []state.Volume{{Name: "lib"}}
+	p, err := Up(s, state.World{External: there}, Options{Only: []string{"a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, `
+#1 pull image/busybox (image busybox is not here)
+#2 create container/a-1 after [1] (does not exist)
+#3 start container/a-1 after [2] (new)
+`)
+	own := stack("a", container(mounts("lib")))
+	own.Containers["a"].Mounts[0].Destination = "/lib"
+	w := running(own)
+	w.External = there
+	if p, err = Up(s, w, Options{Only: []string{"a"}}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, p, `
+#1 stop container/a-1 (mounts[/lib].source volume lib → external volume lib)
+#2 update container/a-1 after [1] (mounts[/lib].source volume lib → external volume lib)
+#3 start container/a-1 after [2] (mounts[/lib].source volume lib → external volume lib)
+`)
+}

@@ -62,6 +62,7 @@ func (c *checker) containers() map[string]Container {
 		out.Configs = c.given(name, "configs", "config", out.Configs, c.file.configs)
 		d.Container = out
 		if out.DependsOn = c.withActive(out.DependsOn); c.active[name] {
+			out.Mounts = c.mounted(out.Mounts)
 			all[name] = out
 		}
 		c.file.containers[name] = d
@@ -180,8 +181,8 @@ func (c *checker) check(o Options) {
 		c.runtime(e)
 	}
 	c.instanceNames(containers)
-	c.alike("containers")
-	c.alike("volumes")
+	c.alike("containers", func(name string) string { return name })
+	c.alike("volumes", c.volumeName)
 	c.origins("secrets", c.file.secrets)
 	c.origins("configs", c.file.configs)
 	c.hostSockets(containers)
@@ -200,10 +201,11 @@ func (c *checker) source(e entry) {
 	switch {
 	case image && rootfs:
 		c.w.error(e.value.entry("rootfs").key, c.at(name), "", "a container has an image or a rootfs, not both")
+	case !image && !rootfs && e.value.entry(extendsMark) != nil:
 	case !image && !rootfs && e.value.entry(buildMark) != nil:
 		c.w.refuse(e.value.entry(buildMark).key, c.at(name), "build the image elsewhere, and name it with image", "images are not built, and the service names none")
 	case !image && !rootfs && e.key.compose():
-		c.w.error(e.key, c.at(name), "name one with image", "the service has no image")
+		c.w.finding(diag.Error, e.value, e.key.place, c.at(name), "name one with image", "the service has no image")
 	case !image && !rootfs:
 		c.w.error(e.key, c.at(name), "", "one of image and rootfs is needed")
 	case rootfs && e.value.said("pull") && e.value.child("pull") != c.root.child("defaults").child("pull"):

@@ -291,17 +291,25 @@ func (c *checker) portPlaces() map[string][]Place {
 // resolverPort is the port of a gateway at which the stack's resolver answers.
 const resolverPort = 53
 
-// hostPorts: there is a way to the ports of the host that a container asks for.
+// hostPorts: there is a way to the ports of the host that a container asks for, and
+// to the host that it has a name for.
 func (c *checker) hostPorts(containers *node) {
 	for _, e := range containers.entries {
 		d, ok := c.file.containers[e.key.text]
+		reaches := slices.ContainsFunc(d.Interfaces, func(f Interface) bool { return !c.file.networks[f.Network].Internal })
+		unreached := func(n *node, at *trail) {
+			c.w.error(n, at, "put it on a network that is not internal", "%q is on no network with a way to the host", e.key.text)
+		}
+		if h := e.value.child("hosts").entry(HostGateway); h != nil && ok && !reaches {
+			unreached(h.key, c.at(e.key.text).key("hosts"))
+		}
 		n := e.value.child("host_ports")
 		if !ok || n == nil || len(d.HostPorts) == 0 || !c.w.spend(n, n) {
 			continue
 		}
 		at := c.at(e.key.text).key("host_ports")
-		if !slices.ContainsFunc(d.Interfaces, func(f Interface) bool { return !c.file.networks[f.Network].Internal }) {
-			c.w.error(n, at, "put it on a network that is not internal", "%q is on no network with a way to the host", e.key.text)
+		if !reaches {
+			unreached(n, at)
 			continue
 		}
 		for i, text := range d.HostPorts {

@@ -61,6 +61,16 @@ func (v *composeLevel) key(name string) *composeKey {
 	return nil
 }
 
+// instead is what to write for a key that Compose does not have.
+func (v *composeLevel) instead(name string) string {
+	for _, k := range v.keys {
+		if k.fate == renamed && k.to == name {
+			return fmt.Sprintf("the language's %q is %q in Compose", name, k.name)
+		}
+	}
+	return suggest(name, v.names())
+}
+
 func (v *composeLevel) names() []string {
 	var names []string
 	for _, k := range v.keys {
@@ -159,7 +169,7 @@ func (l *lowering) into(n *node, keys *composeLevel, out *node) {
 		case k == nil:
 			hint := ""
 			if !l.w.report.full(diag.Error) {
-				hint = suggest(name, keys.names())
+				hint = keys.instead(name)
 			}
 			l.w.error(e.key, nil, hint, "unknown key %s", quote(name))
 		case e.value.null() && !e.value.reset:
@@ -336,6 +346,7 @@ func each(keys *composeLevel, to string, list bool) func(l *lowering, e entry, o
 // composeWords puts a finding into the words of Compose. What is quoted is the
 // user's and stays.
 func composeWords(s string) string {
+	s = strings.Replace(s, `"destination" is missing`, `"target" is missing`, 1)
 	parts := strings.Split(s, `"`)
 	for i := 0; i < len(parts); i += 2 {
 		parts[i] = vocabulary.Replace(parts[i])
@@ -354,6 +365,8 @@ var vocabulary = strings.NewReplacer(
 	"name for a container", "name for a service",
 	"mounts[", "volumes[",
 	"the destination of", "the target of",
+	"destination is a path", "target is a path",
+	"has no destination", "has no target",
 	"source:destination", "source:target",
 )
 

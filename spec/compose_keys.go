@@ -88,7 +88,7 @@ func composeOrigin(what string) *composeLevel {
 	}}
 	if what == "secret" {
 		v.keys = append(v.keys,
-			composeKey{name: "driver", fate: refused, why: "there is no store of secrets", do: "use file or environment"},
+			composeKey{name: "driver", fate: refused, why: "there is no store of secrets", do: "use file or environment", lower: originDriver},
 			composeKey{name: "driver_opts", fate: ignored, why: "refused with driver"})
 	} else {
 		v.keys = append(v.keys, composeKey{name: "content", fate: same})
@@ -284,7 +284,7 @@ func composeDeploy() *composeLevel {
 
 func composeReach() []composeKey {
 	return []composeKey{
-		{name: "networks", fate: same, lower: each(composeAttachment(), "networks", true), of: composeAttachment()},
+		{name: "networks", fate: same, lower: lowerAttachments, of: composeAttachment()},
 		{name: "network_mode", fate: lowered, to: "interfaces", why: "none and bridge; host and another's network are refused", lower: lowerNetworkMode},
 		{name: "mac_address", fate: lowered, to: "interfaces", why: "of the network default, where no networks are named", lower: lowerMAC},
 		{name: "ports", fate: same, why: "without an address they are on all addresses of the host", lower: lowerPorts, of: &composeLevel{title: "services.NAME.ports[]", keys: []composeKey{

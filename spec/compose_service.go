@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"path"
 	"slices"
 	"strconv"
@@ -12,9 +13,12 @@ import (
 // buildMark keeps a build until the files are merged: a later file may name an image.
 const buildMark = "x-compose-build"
 
+// extendsMark says that what a service extends is not there: it may have had the image.
+const extendsMark = "x-compose-extends"
+
 func lowerServices(l *lowering, e entry, out *node) {
 	if e.value.kind != mappingNode {
-		l.put(out, e.key, "containers", l.mapping(e.value, composeService()))
+		l.put(out, e.key, "containers", l.mapping(e.value, l.loader.serviceKeys()))
 		return
 	}
 	all := l.like(e.value, mappingNode)
@@ -53,7 +57,7 @@ func (l *lowering) volumesFrom(from, services, into *node) {
 		}
 		l.dependOn(into, item, name)
 		mounts := &node{}
-		l.into(&node{kind: mappingNode, entries: onlyEntry(services.child(name), "volumes")}, composeService(), mounts)
+		l.into(&node{kind: mappingNode, entries: onlyEntry(services.child(name), "volumes")}, l.loader.serviceKeys(), mounts)
 		list := mounts.child("mounts")
 		if list == nil || list.kind != listNode {
 			continue
@@ -130,7 +134,7 @@ func lowerPull(l *lowering, e entry, out *node) {
 
 // lowerMounts: the short form is the language's; the long one has other words.
 func lowerMounts(l *lowering, e entry, out *node) {
-	keys := composeMount()
+	keys := l.loader.serviceKeys().key("volumes").of
 	var all []*node
 	if e.value.kind != listNode {
 		if !l.unset(e.value) {
@@ -148,7 +152,7 @@ func lowerMounts(l *lowering, e entry, out *node) {
 		} else if l.unset(item) {
 			continue
 		} else if !item.null() {
-			long = longMount(l.w, item, item.path)
+			long = l.shortMount(item)
 		}
 		if long.kind == mappingNode && !long.broken && l.ofHost(long) {
 			long.broken = true
@@ -158,6 +162,34 @@ func lowerMounts(l *lowering, e entry, out *node) {
 	list := l.list(e.value, all)
 	list.appends = false // mounts have a merge of their own
 	l.put(out, e.key, "mounts", list)
+}
+
+// propagations are options of a mount of the host, which does not reach into machines.
+var propagations = []string{"private", "rprivate", "shared", "rshared", "slave", "rslave"}
+
+// shortMount writes the short form of a mount out. What Compose ignores among its
+// options is left out.
+func (l *lowering) shortMount(n *node) *node {
+	long := longMount(l.w, n, n.path)
+	options := long.entry("options")
+	if options == nil {
+		return long
+	}
+	list := l.like(options.value, listNode)
+	for _, o := range options.value.items {
+		_, err := mountOption(long.child("type").text, o.text)
+		switch {
+		case slices.Contains(bindHints, o.text), slices.Contains(propagations, o.text):
+		case err != nil && !strings.Contains(o.text, ":"):
+			var e wrong
+			errors.As(err, &e)
+			l.hint(o, e.hint, "%s, so it has no effect", err)
+		default:
+			list.items = append(list.items, o)
+		}
+	}
+	options.value = list
+	return long
 }
 
 // disk puts what a volume of the file is a mount of in its place.
@@ -207,12 +239,14 @@ func lowerMountType(l *lowering, e entry, out *node) {
 	if !ok {
 		return
 	}
+	out.broken = true // it cannot be read as a mount, and that is said here
 	switch text {
 	case "npipe", "cluster":
 		l.w.refuse(e.value, nil, "use bind or volume", "%s is not for machines that run Linux", quote(text))
 	case "image":
 		l.w.refuse(e.value, nil, "copy what is needed into a volume", "files of another image cannot be mounted")
 	case "bind", "volume", "tmpfs":
+		out.broken = false
 	default:
 		l.w.error(e.value, nil, suggest(text, []string{"bind", "volume", "tmpfs"}), "%s is not bind, volume or tmpfs", quote(text))
 	}
@@ -547,12 +581,23 @@ func lowerRestart(l *lowering, e entry, out *node) {
 	}
 }
 
+// lowerAttachments: no network at all is the default one.
+func lowerAttachments(l *lowering, e entry, out *node) {
+	if n := e.value; n.kind == scalarNode || n.override || len(n.items)+len(n.entries) > 0 {
+		each(composeAttachment(), "networks", true)(l, e, out)
+	}
+}
+
 func lowerNetworkMode(l *lowering, e entry, out *node) {
 	text, ok := l.text(e.value)
 	if !ok {
 		return
 	}
 	kind, of, _ := strings.Cut(text, ":")
+	if n := l.in.entry("networks"); n != nil && text != "" && !n.value.null() && len(n.value.items)+len(n.value.entries) > 0 {
+		l.w.error(e.key, nil, "take one of them away", "a service has network_mode or networks, not both")
+		return
+	}
 	switch {
 	case text == "", text == "bridge", text == "default":
 	case text == "none":
@@ -582,12 +627,7 @@ func lowerMAC(l *lowering, e entry, out *node) {
 
 // lowerPorts: a port without an address is on all of the host's.
 func lowerPorts(l *lowering, e entry, out *node) {
-	var keys *composeLevel
-	for _, k := range composeReach() {
-		if k.name == "ports" {
-			keys = k.of
-		}
-	}
+	keys := l.loader.serviceKeys().key("ports").of
 	if e.value.kind != listNode {
 		l.put(out, e.key, "ports", e.value)
 		return
@@ -745,8 +785,9 @@ func externalNetwork(l *lowering, e entry, _ *node) {
 	}
 }
 
-func externalOrigin(l *lowering, e entry, _ *node) {
+func externalOrigin(l *lowering, e entry, out *node) {
 	if l.externals(e.value) {
+		out.broken = true // it comes from nowhere
 		l.w.refuse(e.key, nil, "name a file or a variable", "there is no store of secrets and configs")
 	}
 }
@@ -761,6 +802,13 @@ func externalVolume(l *lowering, e entry, out *node) {
 	l.put(out, e.key, "external", l.plain(e.value, "true"))
 	if name := e.value.child("name"); name != nil && !name.null() {
 		l.put(out, e.key, "name", name)
+	}
+}
+
+func originDriver(l *lowering, e entry, out *node) {
+	if !l.unset(e.value) {
+		out.broken = true // it comes from nowhere
+		l.w.refuse(e.key, nil, "use file or environment", "there is no store of secrets")
 	}
 }
 

@@ -136,7 +136,7 @@ func TestEveryKeyOfComposeHasARow(t *testing.T) {
 // row becomes is a key of the language.
 func TestRowsSayWhatTheyAre(t *testing.T) {
 	var check func(v *composeLevel)
-	top := sortedKeysOf(stackKeys().names(), containerKeys().names(), networkKeys().names(), volumeKeys().names(), mountKeys().names(),
+	top := sortedKeysOf(stackKeys().names(), containerKeys().names(), networkKeys().names(), []string{"size", "external", "name"}, mountKeys().names(),
 		portKeys().names(), originKeys(true).names(), attachmentKeys().names(), hookKeys().names(), envFileKeys().names(), dependencyKeys().names(),
 		givenEntryKeys("", "").names(), ulimitKeys().names(), []string{"test", "interval", "timeout", "retries", "start_period", "start_interval", "disable"})
 	check = func(v *composeLevel) {

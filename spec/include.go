@@ -198,14 +198,18 @@ func (l *lowering) service(name string) *node {
 	if n, ok := l.done[name]; ok {
 		return n
 	}
-	n := l.mapping(raw, composeService())
+	n := l.mapping(raw, l.loader.serviceKeys())
 	l.done[name] = n
 	e := raw.child("extends")
 	if e == nil || e.null() {
 		return n
 	}
 	l.done[name] = nil // being read
-	if base := l.base(e); base != nil && base.kind == mappingNode && n.kind == mappingNode {
+	switch base := l.base(e); {
+	case n.kind != mappingNode:
+	case base == nil:
+		l.put(n, e, extendsMark, l.like(e, mappingNode))
+	case base.kind == mappingNode:
 		n = containerKeys().merge(l.w, base, n, n.path)
 	}
 	l.done[name] = n

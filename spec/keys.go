@@ -65,7 +65,7 @@ func stackKeys() *object[file] {
 				func(f *file) *declared { return &f.defaults }),
 			key("containers", "The containers of the stack, by name.", named("container", container),
 				func(f *file) *map[string]declared { return &f.containers }),
-			key("volumes", "The volumes of the stack, by name. A volume is a disk of its own.", named("volume", volumeKeys().kind()),
+			key("volumes", "The volumes of the stack, by name. A volume is a disk of its own.", volumes(),
 				func(f *file) *map[string]Volume { return &f.volumes }),
 			key("networks", "The networks of the stack, by name.", named("network", networkKeys().kind()),
 				func(f *file) *map[string]Network { return &f.networks }),
@@ -88,18 +88,6 @@ func stackName() kind[string] {
 		return "", wrong{quote(text) + " is not a name for a stack",
 			"names have lower-case letters, digits, _ and -, begin with a letter or digit, and are at most 63 long"}
 	})
-}
-
-func volumeKeys() *object[Volume] {
-	const disk = "a volume is a disk of its stack; give it a size"
-	return &object[Volume]{
-		fresh: Volume{Size: DefaultVolumeSize},
-		fields: []field[Volume]{
-			key("size", "What the container sees. Default: 8GiB. The host stores what is used.",
-				size(minVolume, 4096, "the least that holds a filesystem"), func(v *Volume) *uint64 { return &v.Size }),
-			instead[Volume]("driver", disk), instead[Volume]("driver_opts", disk), instead[Volume]("external", disk),
-		},
-	}
 }
 
 func containerKeys() *object[declared] {

@@ -252,6 +252,10 @@ func environmentName(name string) (string, error) {
 	return name, nil
 }
 
+// HostGateway is an address among Container.Hosts: that at which the host is found,
+// which is not known before the container's networks have theirs.
+const HostGateway = "host-gateway"
+
 func hosts() kind[map[string][]string] {
 	name := text(nil, func(text string) (string, error) {
 		if len(text) > 253 || !hostText.MatchString(text) {
@@ -272,8 +276,8 @@ func hosts() kind[map[string][]string] {
 		},
 	}
 	return mapping(one, func(address string) error {
-		if _, err := netip.ParseAddr(address); err != nil {
-			return wrong{quote(address) + " is not an address", `write "10.0.0.1": [name]`}
+		if _, err := netip.ParseAddr(address); err != nil && address != HostGateway {
+			return wrong{quote(address) + " is not an address", `write "10.0.0.1": [name], or host-gateway: [name]`}
 		}
 		return nil
 	})
@@ -314,6 +318,9 @@ func (c *checker) given(name, key, what string, uses []Given, all map[string]Ori
 	out := slices.Clone(uses)
 	for i := range out {
 		origin, ok := all[out[i].Source]
+		if !ok && c.root.child(key).entry(out[i].Source) != nil {
+			continue // what is wrong with it was said
+		}
 		if !ok {
 			hint := ""
 			if !c.w.report.full(diag.Error) {

@@ -35,6 +35,12 @@ func ports() kind[[]Port] {
 	return kind[[]Port]{
 		schema: schemaDoc{"type": "array", "items": schemaDoc{"anyOf": []any{schemaDoc{"type": []any{"string", "integer"}}, one.schema}}},
 		encode: k.encode,
+		diff: func(field string, old, now []Port) []Change {
+			if slices.Equal(old, now) {
+				return nil
+			}
+			return []Change{{field, portWords(old), portWords(now)}}
+		},
 		merge: func(_ *walker, base, over *node, _ *trail) *node {
 			if over.override || base.kind != listNode || over.kind != listNode {
 				return over
@@ -181,6 +187,18 @@ func splitPort(s string) (host, published, target string) {
 	}
 	host, published = s[:i], s[i+1:]
 	return strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"), published, target
+}
+
+// portWords says ports as the short form does.
+func portWords(all []Port) string {
+	if len(all) == 0 {
+		return absent
+	}
+	texts := make([]any, len(all))
+	for i, p := range all {
+		texts[i] = p.String()
+	}
+	return words(texts)
 }
 
 // String is the port as the short form has it.

@@ -45,7 +45,16 @@ type loader struct {
 	// extends has the files that services are taken from, by path; others counts the
 	// files beside those of the command line.
 	extends map[string]*lowering
+	service *composeLevel // of serviceKeys
 	others  int
+}
+
+// serviceKeys is the table of a service's keys, which is made once.
+func (l *loader) serviceKeys() *composeLevel {
+	if l.service == nil {
+		l.service = composeService()
+	}
+	return l.service
 }
 
 // input is one stack file that was read.

@@ -64,9 +64,9 @@ func readList(t *testing.T, key string, n int, item func(int) string) time.Durat
 
 // threadTime is the processor time of the calling thread.
 func threadTime(t *testing.T) time.Duration {
-	var u unix.Rusage
-	if err := unix.Getrusage(rusageThread, &u); err != nil {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now); err != nil {
 		t.Fatal(err)
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return time.Duration(now.Nano())
 }

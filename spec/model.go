@@ -132,6 +132,8 @@ type Mount struct {
 	// CreateHostPath is false where the source of a bind must be there; nil: it is
 	// made as a folder where it is missing.
 	CreateHostPath *bool `json:"create_host_path,omitempty"`
+	// External: the volume is one that no stack owns.
+	External bool `json:"external,omitempty"`
 }
 
 // CreatesHostPath reports whether the mount's source is made where it is missing.
@@ -272,9 +274,15 @@ type Logging struct {
 	MaxFiles int    `json:"max_files,omitempty"`
 }
 
-// Volume is a declared named volume.
+// Volume is a declared named volume. In a Stack it stands under its own name, which
+// may be another than that in the file.
 type Volume struct {
-	Size uint64 `json:"size"` // bytes the guest sees, a multiple of 4096
+	Size uint64 `json:"size,omitempty"` // bytes the guest sees, a multiple of 4096; 0: it is external
+	// External volumes are no stack's: "vzcompose volume create" makes them, and
+	// they stay when the stack goes.
+	External bool `json:"external,omitempty"`
+
+	name string // in a file: what it is called outside of it; "": its key
 }
 
 // Network is a declared network of the stack. Of Subnet and Gateway there is at

@@ -56,6 +56,14 @@ func guestPath(what string, root bool) kind[string] {
 // source:destination[:options], or the destination of a volume without a name.
 func mounts() kind[[]Mount] {
 	one := mountKeys().kind()
+	changes := one.diff
+	one.diff = func(field string, old, new Mount) []Change { // whose it is is no key of the mount
+		all := changes(field, old, new)
+		if old.External != new.External {
+			all = append(all, Change{field + ".source", old.volume(), new.volume()})
+		}
+		return all
+	}
 	return kind[[]Mount]{
 		schema: schemaDoc{"type": "array", "items": schemaDoc{"anyOf": []any{schemaDoc{"type": "string"}, one.schema}}},
 		encode: list(one).encode,
@@ -284,6 +292,14 @@ func kernelSize(n uint64) string {
 		}
 	}
 	return strconv.FormatUint(n, 10)
+}
+
+// volume says which volume a mount is of.
+func (m Mount) volume() string {
+	if m.External {
+		return "external volume " + m.Source
+	}
+	return "volume " + m.Source
 }
 
 // ReadOnly reports whether the container cannot write to the mount.

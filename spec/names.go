@@ -30,6 +30,9 @@ const nameRule = "names have letters, digits, _, . and -, begin with a letter, a
 // ValidStackName reports whether a stack may have the name.
 func ValidStackName(name string) bool { return stackText.MatchString(name) }
 
+// ValidName reports whether a container or a volume may have the name.
+func ValidName(name string) bool { return nameText.MatchString(name) }
+
 // ValidInstanceName reports whether an instance may have the name. It is that of a
 // folder beside the files of the stack's own.
 func ValidInstanceName(name string) bool { return nameText.MatchString(name) && !stackFile(name) }
@@ -66,23 +69,29 @@ func nameOf(what string) kind[string] {
 	})
 }
 
-// alike finds names that differ only in the case of letters. Volumes are
-// files, on a filesystem that may take one for the other; containers are looked up
-// in DNS, where they are the same.
-func (c *checker) alike(key string) {
+// alike finds names that differ only in the case of letters, or not at all. Volumes
+// are files, on a filesystem that may take one for the other; containers are looked
+// up in DNS, where they are the same.
+func (c *checker) alike(key string, name func(key string) string) {
 	n := c.root.child(key)
 	if n == nil || n.kind != mappingNode || !c.w.spend(n, n) {
 		return
 	}
 	first := map[string]*node{}
 	for _, e := range n.entries {
-		folded := strings.ToLower(e.key.text)
-		if f, ok := first[folded]; ok {
-			c.w.error(e.key, (*trail)(nil).key(key), "", "%s and %s (line %d) differ only in the case of letters",
-				quote(e.key.text), quote(f.text), f.line)
-			continue
+		called, at, where := name(e.key.text), (*trail)(nil).key(key), e.key
+		if called != e.key.text {
+			at, where = at.key(e.key.text).key("name"), e.value.child("name")
 		}
-		first[folded] = e.key
+		folded := strings.ToLower(called)
+		switch f := first[folded]; {
+		case f == nil:
+			first[folded] = where
+		case f.text == where.text:
+			c.w.error(where, at, "", "%s is already the name of another (line %d)", quote(called), f.line)
+		default:
+			c.w.error(where, at, "", "%s and %s (line %d) differ only in the case of letters", quote(called), quote(f.text), f.line)
+		}
 	}
 }
 

@@ -132,7 +132,8 @@ func (c *checker) volumesInUse() map[string]Volume {
 			}
 		}
 		if needed || !used {
-			all[name] = v
+			v.name = ""
+			all[c.volumeName(name)] = v
 		}
 	}
 	return all

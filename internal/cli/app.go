@@ -240,7 +240,7 @@ func (a *app) command() *cli.App {
 		Commands: []*cli.Command{
 			a.upCommand(), a.downCommand(), a.createCommand(), a.startCommand(), a.stopCommand(), a.restartCommand(), a.rmCommand(),
 			a.killCommand(), a.waitCommand(), a.pauseCommand(), a.unpauseCommand(), a.attachCommand(), a.topCommand(), a.portCommand(), a.statsCommand(), a.inspectCommand(), a.eventsCommand(), a.psCommand(), a.lsCommand(), a.logsCommand(), a.execCommand(), a.runCommand(), a.cpCommand(),
-			a.scaleCommand(), a.imagesCommand(), a.pullCommand(), a.volumesCommand(),
+			a.scaleCommand(), a.imagesCommand(), a.pullCommand(), a.volumesCommand(), a.volumeCommand(),
 			a.planCommand(), a.configCommand(), a.importCommand(), a.providerCommand(), a.schemaCommand(), a.imageCommand(), a.kernelCommand(), a.templateCommand(), a.networkCommand(), a.vsockCommand(),
 			a.doctorCommand(), a.versionCommand(),
 		},

@@ -12,7 +12,6 @@ import (
 
 	"github.com/vzcompose/vzcompose/internal/image"
 	"github.com/vzcompose/vzcompose/internal/stack"
-	"github.com/vzcompose/vzcompose/internal/state"
 	"github.com/vzcompose/vzcompose/spec"
 )
 
@@ -126,47 +125,4 @@ func (a *app) stackImages(c *cli.Context) error {
 		t.add(v, shortID(i.Image), i.Name, v.Ref, shortID(i.Image), platform, size, created)
 	}
 	return a.show(c, t)
-}
-
-// usedVolume is what volumes shows of a volume.
-type usedVolume struct {
-	state.Volume
-	Path      string   `json:"path"`
-	Instances []string `json:"instances,omitempty"` // that mount it
-}
-
-func (a *app) volumesCommand() *cli.Command {
-	return &cli.Command{
-		Name: "volumes", Usage: "the volumes of the stack", ArgsUsage: "[NAME…]",
-		Flags:  []cli.Flag{quietFlag(), formatFlag()},
-		Action: a.volumes,
-	}
-}
-
-func (a *app) volumes(c *cli.Context) error {
-	w, world, picked, err := a.selected(c)
-	if err != nil {
-		return err
-	}
-	t := table{header: []string{"NAME", "SIZE", "INSTANCES"}}
-	for _, v := range world.Volumes {
-		u := usedVolume{Volume: v, Path: w.VolumePath(v.Name)}
-		for _, i := range picked {
-			if i.Name == v.Instance || v.Instance == "" && mounts(i, v.Name) {
-				u.Instances = append(u.Instances, i.Name)
-			}
-		}
-		if c.Args().Present() && len(u.Instances) == 0 {
-			continue
-		}
-		t.add(u, v.Name, v.Name, humanize.IBytes(uint64(v.Size)), strings.Join(u.Instances, ", "))
-	}
-	return a.show(c, t)
-}
-
-// mounts reports whether an instance mounts a volume, as far as its record can
-// be read.
-func mounts(i state.Instance, volume string) bool {
-	ct, err := spec.DecodeContainer(i.Spec)
-	return err == nil && slices.ContainsFunc(ct.Mounts, func(m spec.Mount) bool { return m.Type == "volume" && m.Source == volume })
 }

@@ -201,7 +201,7 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 		case "block": // its source is absolute, and no volume's name
 			d = store.Disk{Path: m.Source, ReadOnly: m.ReadOnly(), Type: "auto"}
 		case "volume":
-			d = store.Disk{Path: s.volumes().Path(m.Source), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)}
+			d = store.Disk{Path: s.VolumePath(m), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)}
 		default:
 			continue
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/network/lease"
+	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/spec"
 )
@@ -69,5 +71,23 @@ func TestLongNamesAreHostNames(t *testing.T) {
 	rec, err := s.o.Home.ReadInstance(s.Name, name)
 	if err != nil || rec.Runtime.Hostname != name[:64] {
 		t.Errorf("%+v, %v", rec.Runtime, err)
+	}
+}
+
+// The address of the host is that of a gateway with a way out.
+func TestHostGateway(t *testing.T) {
+	on := []store.Interface{
+		{Addresses: []netip.Prefix{netip.MustParsePrefix("10.1.0.5/24")}, On: store.Network{Gateway: netip.MustParsePrefix("10.1.0.1/24"), Internal: true}},
+		{Addresses: []netip.Prefix{netip.MustParsePrefix("10.2.0.5/24")}, On: store.Network{Gateway: netip.MustParsePrefix("10.2.0.1/24"), Gateway6: netip.MustParsePrefix("fd00::1/64")}},
+	}
+	entries := map[string][]string{"10.2.0.1": {"gate"}, spec.HostGateway: {"host", "docker_host"}, "192.0.2.1": {"far"}}
+	want := "127.0.0.1\tlocalhost\n10.1.0.5\tweb-1\n10.2.0.5\tweb-1\n10.2.0.1\tgate host docker_host\n192.0.2.1\tfar\nfd00::1\thost docker_host\n"
+	for range 2 { // entries stay as they are
+		if got := hostsFile(entries, on, "web-1"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got := hostsFile(entries, on[:1], "web-1"); strings.Contains(got, "docker_host") {
+		t.Errorf("of an internal network: %q", got)
 	}
 }

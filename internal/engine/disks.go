@@ -115,7 +115,7 @@ func (s *Stack) disksOf(c spec.Container) (all []disk) {
 			if m.Source == "" {
 				continue // the instance's own
 			}
-			all = appendDisk(all, fmt.Sprintf("volume %q", m.Source), s.VolumePath(m.Source), m.ReadOnly())
+			all = appendDisk(all, fmt.Sprintf("volume %q", m.Source), s.VolumePath(m), m.ReadOnly())
 		case "block":
 			all = appendDisk(all, "disk "+m.Source, m.Source, m.ReadOnly())
 		}

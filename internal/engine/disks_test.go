@@ -51,7 +51,7 @@ func TestDisksInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	volume := func(name string, ro bool) store.Disk {
-		return store.Disk{ID: "disk0", Path: s.VolumePath(name), ReadOnly: ro}
+		return store.Disk{ID: "disk0", Path: s.volumes().Path(name), ReadOnly: ro}
 	}
 	running(t, s, store.Instance{Name: "db-1", Container: "db", Volumes: []store.Disk{volume("data", false)}})
 	running(t, s, store.Instance{Name: "db-run-x", Container: "db", Volumes: []store.Disk{volume("read", true)}})

@@ -129,10 +129,17 @@ func New(o Options) *Engine {
 // Platform is what images are wanted for.
 func Platform() string { return "linux/" + runtime.GOARCH }
 
-func (s *Stack) volumes() *volume.Store { return volume.New(s.o.Home.Volumes(s.Name)) }
+func (s *Stack) volumes() *volume.Store { return s.volumesOf(s.Name) }
 
-// VolumePath is where the disk of a named volume is.
-func (s *Stack) VolumePath(name string) string { return s.volumes().Path(name) }
+func (e *Engine) external() *volume.Store { return e.volumesOf("") }
+
+// VolumePath is where the disk of a volume that a container mounts is.
+func (s *Stack) VolumePath(m spec.Mount) string {
+	if m.External {
+		return s.external().Path(m.Source)
+	}
+	return s.volumes().Path(m.Source)
+}
 
 // Run carries out one step.
 func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Progress)) error {

@@ -110,6 +110,7 @@ func files(c spec.Container, on []store.Interface, hostname string) (all []store
 // hostsFile is hosts(5): localhost, the container's own name, then the entries by
 // address.
 func hostsFile(entries map[string][]string, on []store.Interface, hostname string) string {
+	entries = withGateway(entries, on)
 	addresses := slices.SortedFunc(maps.Keys(entries), func(a, b string) int {
 		x, _ := netip.ParseAddr(a) // spec has checked them
 		y, _ := netip.ParseAddr(b)
@@ -126,6 +127,28 @@ func hostsFile(entries map[string][]string, on []store.Interface, hostname strin
 		fmt.Fprintf(&b, "%s\t%s\n", a, strings.Join(entries[a], " "))
 	}
 	return b.String()
+}
+
+// withGateway is entries with the addresses of the host in the place of
+// spec.HostGateway: those of the gateway of the first network with a way out.
+func withGateway(entries map[string][]string, on []store.Interface) map[string][]string {
+	names, asked := entries[spec.HostGateway]
+	if !asked {
+		return entries
+	}
+	entries = maps.Clone(entries)
+	delete(entries, spec.HostGateway)
+	i := slices.IndexFunc(on, func(i store.Interface) bool { return !i.On.Internal })
+	if i < 0 { // spec has refused it
+		return entries
+	}
+	for _, p := range []netip.Prefix{on[i].On.Gateway, on[i].On.Gateway6} {
+		if p.IsValid() {
+			at := p.Addr().String()
+			entries[at] = slices.Concat(entries[at], names)
+		}
+	}
+	return entries
 }
 
 // resolvConf is resolv.conf(5). Where no server of names is declared they are

@@ -54,6 +54,9 @@ func (s *Stack) Observe(ctx context.Context, refs []string) (state.World, error)
 	if w.Volumes, err = s.volumes().List(); err != nil {
 		return w, err
 	}
+	if w.External, err = s.external().List(); err != nil {
+		return w, err
+	}
 	if _, err := s.o.Home.ReadStack(s.Name); err != nil && !errs.Is(err, errs.NotFound) {
 		w.Damage = append(w.Damage, fmt.Sprintf("the record of stack %s: %v", s.Name, err))
 	}

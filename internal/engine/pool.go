@@ -173,8 +173,8 @@ func heldPrefix(l *shimproto.Launch, key string) string {
 	return digest(l.Kernel, l.Initramfs, i.CPUs, i.Memory, i.Root, i.Writable, key)
 }
 
-// digest has the versions in it: a spare of another build that can be neither told
-// what it is to be nor spoken with is of no make that is looked for.
+// digest has the versions of launches and calls in it, so that a spare of another
+// version has a prefix that no command looks for.
 func digest(what ...any) string {
 	what = append(what, shimproto.LaunchVersion, shimproto.Version)
 	sum := sha256.Sum256(fmt.Appendf(nil, "%#v", what)) // unlike %q, with numbers as they are

@@ -253,8 +253,8 @@ func (s *shim) awaitOrder(terminate context.Context, m vmm.Machine, socket net.L
 		if err == nil {
 			return l, c, nil
 		}
-		// The caller starts a shim of its own build instead: that carries the order
-		// out, or says what is wrong with it.
+		// No error is sent: the caller starts a shim of its own build, which carries
+		// the order out or reports what is wrong with it.
 		_ = c.Close()
 	}
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/vzcompose/vzcompose/internal/store"
 )
 
-// LaunchVersion is that of Launch. A change that a shim of the version before would
-// misread makes it another; a field that is left out where it is not needed does
-// not, for who does not know it refuses what has it. The launches of the first
-// release had none, which reads as 0.
+// LaunchVersion is the version of Launch. Every change that a shim of the version
+// before would misread makes a new one. A new field with omitempty does not: a shim
+// that does not know the field refuses the launches that have it. The launches of the
+// last release have no version, which reads as 0.
 const LaunchVersion = 1
 
 // maxLaunch bounds a launch, in bytes: a record has 8 MiB at most, and variables
@@ -69,8 +69,8 @@ func (l Launch) Encode() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// ReadLaunch reads one launch from r. Whatever of it this program does not know
-// makes it refuse the whole: an instance would lack what somebody asked for.
+// ReadLaunch reads one launch from r. It refuses a launch with an unknown field, since
+// the instance would lack what the field asks for.
 func ReadLaunch(r io.Reader) (l Launch, err error) {
 	var raw json.RawMessage
 	var head struct {

@@ -1,7 +1,8 @@
 // Package shimproto is the wire between a command and a shim, on a unix socket:
 // calls and notices in the frames of internal/wire, and streams that the shim
 // passes on to the agent. Like the agent's it is versioned; a shim of another
-// version answers so, and can still be ended through its lock's owner.
+// version answers so, and can still be ended through its lock's owner. The order by
+// which a shim starts, a Launch, has a version of its own.
 package shimproto
 
 import (

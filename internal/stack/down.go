@@ -87,10 +87,10 @@ func (s *Stack) planDown(world state.World, o DownOptions) (*planner.Plan, error
 	return planner.Down(world, p), nil
 }
 
-// volumesOf returns the named volumes that a container mounts.
+// volumesOf returns the named volumes of the stack that a container mounts.
 func volumesOf(ct spec.Container) (names []string) {
 	for _, m := range ct.Mounts {
-		if m.Type == "volume" && m.Source != "" {
+		if m.Type == "volume" && m.Source != "" && !m.External {
 			names = append(names, m.Source)
 		}
 	}

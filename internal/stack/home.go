@@ -53,6 +53,7 @@ type Home struct {
 	Cold string
 
 	program []string
+	lookup  func(string) (string, bool)
 }
 
 // Open opens the home folder that the environment names.
@@ -61,7 +62,7 @@ func Open(o Options) (*Home, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Home{Folder: folder, program: o.Program}
+	h := &Home{Folder: folder, program: o.Program, lookup: o.LookupEnv}
 	if h.Settings, err = settings.Read(settingsOf(folder)); err != nil {
 		return nil, err
 	}

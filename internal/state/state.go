@@ -18,6 +18,7 @@ type World struct {
 	Stack     string
 	Instances []Instance // sorted by Name
 	Volumes   []Volume   // named volumes that exist, sorted by Name
+	External  []Volume   // volumes that exist and no stack owns, sorted by Name
 	Networks  []Network  // that exist, sorted by Name
 	Images    []Image    // what the references of the stack resolve to locally, sorted by Ref
 

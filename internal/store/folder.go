@@ -26,6 +26,18 @@ func (h Home) ListStacks() ([]string, error) { return folders(h.Stacks()) }
 // half-made ones too, sorted.
 func (h Home) ListInstances(stack string) ([]string, error) { return folders(h.Stack(stack)) }
 
+// ListVolumeFolders returns the names of the stacks that have volumes, sorted; ""
+// stands for none, which has the external ones.
+func (h Home) ListVolumeFolders() ([]string, error) {
+	names, err := folders(filepath.Join(h.Dir, "volumes"))
+	for i, name := range names {
+		if name == externalFolder {
+			names[i] = ""
+		}
+	}
+	return names, err
+}
+
 func folders(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if os.IsNotExist(err) {

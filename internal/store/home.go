@@ -86,6 +86,9 @@ func (h Home) Socket(stack, instance string) string {
 	return filepath.Join(h.Runtime, short(stack, instance))
 }
 
+// externalFolder has the volumes that no stack owns. No stack is called so.
+const externalFolder = "_external"
+
 // Folders of the resources.
 func (h Home) Images() string    { return filepath.Join(h.Dir, "images") }
 func (h Home) Kernels() string   { return filepath.Join(h.Dir, "kernels") }
@@ -96,6 +99,7 @@ func (h Home) Pool() Home { return Home{Dir: filepath.Join(h.Dir, "pool"), Runti
 
 func (h Home) Stacks() string                  { return filepath.Join(h.Dir, "stacks") }
 func (h Home) Volumes(stack string) string     { return filepath.Join(h.Dir, "volumes", stack) }
+func (h Home) External() string                { return h.Volumes(externalFolder) }
 func (h Home) Stack(name string) string        { return filepath.Join(h.Stacks(), name) }
 func (h Home) Instance(s, n string) string     { return filepath.Join(h.Stack(s), n) }
 func (h Home) Log(s, n string) string          { return filepath.Join(h.Instance(s, n), "log") }

@@ -26,7 +26,7 @@ containers:
     interfaces:
       - {network: front, address: 10.83.0.10/24, mac: "02:00:00:00:00:10", mtu: 1280, aliases: [shop, www]}
       - {network: back, address: 10.84.0.10}
-    ports: ["%d:5000", "%d:5001/udp", "6000"]
+    ports: ["%d:5000", "%d:5001/udp", "6000", "*::7000", "*::7001/udp"]
   near: {networks: [front], host_ports: [%s]}
   far: {networks: [back]}
   alone: {interfaces: []}
@@ -141,9 +141,15 @@ func serveAt(t *testing.T, at, text string) string {
 	return fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
 }
 
+// published is the port of the host that leads to one of placed.
+func (s *stack) published(target string) string {
+	at := strings.TrimSpace(s.must("port", "placed", target).out)
+	return at[strings.LastIndexByte(at, ':')+1:]
+}
+
 func (s *stack) ports(t *testing.T, tcp, udp, taken int) {
 	s.must("cp", buildPump(t), "placed:/pump")
-	for _, at := range []string{"tcp:5000", "udp:5001", "tcp:6000"} {
+	for _, at := range []string{"tcp:5000", "udp:5001", "tcp:6000", "tcp:7000", "udp:7001"} {
 		s.must("exec", "-d", "placed", "/pump", at)
 	}
 	for _, at := range []string{fmt.Sprint("127.0.0.1:", tcp), strings.TrimSpace(s.must("port", "placed", "6000").out)} {
@@ -155,6 +161,22 @@ func (s *stack) ports(t *testing.T, tcp, udp, taken int) {
 	}
 	if err := echoDatagrams(fmt.Sprint("127.0.0.1:", udp)); err != nil {
 		t.Errorf("udp: %v", err)
+	}
+	for _, host := range []string{"127.0.0.1", "::1"} { // at all addresses, of both families
+		if l, err := net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+			t.Logf("this host has no %s: %v", host, err)
+			continue
+		} else {
+			_ = l.Close()
+		}
+		c := await(t, "tcp", net.JoinHostPort(host, s.published("7000")))
+		if err := echo(c, 20); err != nil {
+			t.Errorf("by %s: %v", host, err)
+		}
+		_ = c.Close()
+		if err := echoDatagrams(net.JoinHostPort(host, s.published("7001/udp"))); err != nil {
+			t.Errorf("udp by %s: %v", host, err)
+		}
 	}
 	// It is there as soon as `up` comes back.
 	s.must("restart", "placed")

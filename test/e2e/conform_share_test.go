@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -22,7 +23,7 @@ containers:
       - ./conf/file:/etc/fixed:ro
       - ./link:/link
       - {type: tmpfs, destination: /again/deep}
-  two: {mounts: ["./site:/site"]}
+  two: {mounts: ["./site:/site", "./made/here:/made"]}
   none: {}
 `)
 	for path, text := range map[string]string{"site/index": "hello", "site/deep/x": "deep", "conf/file": "a = 1", "conf/sibling": "not for you"} {
@@ -108,6 +109,13 @@ containers:
 		r := other.vz("up", "-d")
 		if r.code != 2 || !strings.Contains(r.err, `"./nowhere" does not exist`) {
 			t.Errorf("%s", r)
+		}
+	})
+	behave(t, 24, "a source that is not there is made as a folder of the user who starts the instance", func(t *testing.T) {
+		s.sh("two", "echo mine >/made/file").want(t, 0, "")
+		info, err := os.Stat(filepath.Join(s.dir, "made", "here"))
+		if err != nil || info.Sys().(*syscall.Stat_t).Uid != uint32(os.Getuid()) || on("made/here/file") != "mine" {
+			t.Errorf("%v, %+v; the file says %q", err, info, on("made/here/file"))
 		}
 	})
 	behave(t, 24, "it is there again after a restart", func(t *testing.T) {

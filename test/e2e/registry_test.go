@@ -206,7 +206,7 @@ func TestPullFromARegistryWithAPassword(t *testing.T) {
 	if out := s.must("exec", "cache", "cat", "/var/lib/redis/file").out; out != "kept\n" {
 		t.Errorf("the volume has %q", out)
 	}
-	contains(t, "volumes", s.must("volumes").out, "cache-1.var-lib-redis-")
+	contains(t, "volumes", s.must("volumes").out, "cache-1@var-lib-redis-")
 	s.must("down", "-v")
 	if out := s.must("volumes", "-q").out; out != "" {
 		t.Errorf("left: %s", out)

@@ -36,6 +36,9 @@ const (
 type host struct {
 	accel Acceleration
 	arch  string // GOARCH
+	// strict: it counts memory that is mapped as used (vm.overcommit_memory=2), and
+	// QEMU refuses to leave memory unreserved.
+	strict bool
 }
 
 // birth is how a machine comes to be.
@@ -66,7 +69,7 @@ func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 	a.add("-cpu", processor(h))
 	a.add("-smp", fmt.Sprint(cfg.CPUs))
 	a.add("-m", fmt.Sprintf("%dM", cfg.Memory>>20))
-	a.object(memory(cfg, b))
+	a.object(memory(cfg, h, b))
 	a.add("-chardev", fmt.Sprintf("socket,id=console,fd=%d", fdConsole), "-serial", "chardev:console")
 	a.add("-chardev", fmt.Sprintf("socket,id=monitor,fd=%d", fdMonitor), "-mon", "chardev=monitor,mode=control")
 	a.add("-chardev", fmt.Sprintf("socket,id=agent,fd=%d", fdAgent))
@@ -101,9 +104,13 @@ func arguments(cfg *vmm.Config, h host, b birth) ([]string, error) {
 
 // memory is the object for the machine's RAM: a memory file that can be saved,
 // or the template's, privately, so that what a machine does not write is shared
-// with all the others.
-func memory(cfg *vmm.Config, b birth) map[string]any {
+// with all the others. It is not reserved: the kernel would refuse RAM larger than
+// all that the host has, of which the machine may never use a tenth.
+func memory(cfg *vmm.Config, h host, b birth) map[string]any {
 	m := map[string]any{"qom-type": "memory-backend-ram", "id": "ram", "size": cfg.Memory}
+	if !h.strict {
+		m["reserve"] = false
+	}
 	if b != asBooted || servesDevices(cfg) {
 		m["qom-type"] = "memory-backend-file"
 		m["mem-path"] = fmt.Sprintf("/proc/self/fd/%d", fdRAM)

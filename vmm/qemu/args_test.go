@@ -57,7 +57,7 @@ func decode(t *testing.T, values []string) (all []map[string]any) {
 	return all
 }
 
-var hosts = []host{{TCG, "amd64"}, {KVM, "amd64"}, {TCG, "arm64"}, {KVM, "arm64"}}
+var hosts = []host{{accel: TCG, arch: "amd64"}, {accel: KVM, arch: "amd64"}, {accel: TCG, arch: "arm64"}, {accel: KVM, arch: "arm64", strict: true}}
 
 // A state is loaded into the devices from which it was saved, or not at all:
 // those of a template are in every machine that is restored from it, in the same
@@ -208,6 +208,9 @@ func TestHowAMachineComesToBe(t *testing.T) {
 		if ram["qom-type"] != want.ram || fmt.Sprint(ram["share"]) != want.share || ram["size"] != float64(256<<20) {
 			t.Errorf("%d: the RAM is %v", b, ram)
 		}
+		if ram["reserve"] != false {
+			t.Errorf("%d: the RAM is reserved: %v", b, ram)
+		}
 		if waits := flags["-incoming"] != nil && flags["-S"] != nil; waits != (b == asRestored) {
 			t.Errorf("%d: it waits for a state: %v", b, waits)
 		}
@@ -219,6 +222,14 @@ func TestHowAMachineComesToBe(t *testing.T) {
 		if err != nil || !slices.Equal(words, again) {
 			t.Errorf("%d: the same inputs, other words", b)
 		}
+	}
+}
+
+// A host that counts mapped memory as used has QEMU refuse to leave it unreserved.
+func TestStrictHost(t *testing.T) {
+	_, flags := argsOf(t, instanceConfig(1), host{accel: TCG, arch: "amd64", strict: true}, asBooted)
+	if ram := decode(t, flags["-object"])[0]; ram["reserve"] != nil {
+		t.Errorf("the RAM is %v", ram)
 	}
 }
 

@@ -32,7 +32,7 @@ func preparedTemplate(t *testing.T) (path string, disk []byte) {
 		t.Fatalf("saved %d disks, %v", len(disks), err)
 	}
 	path = filepath.Join(dir, "x.template")
-	if err := writeTemplate(path, draftOf("x"), header{Key: "x"}, make([]byte, 1<<20), []byte("state"), disks); err != nil {
+	if err := writeTemplate(path, draftOf("x"), header{Key: "x"}, make([]byte, 1<<20), nil, []byte("state"), disks); err != nil {
 		t.Fatal(err)
 	}
 	return path, disk

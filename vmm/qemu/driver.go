@@ -163,7 +163,7 @@ func (d *Driver) plant() (*plant, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &plant{path, host{accel: c.accel, arch: runtime.GOARCH}, templates{d.o.Templates, d.o.TemplatesLimit}}, nil
+	return &plant{path, host{accel: c.accel, arch: runtime.GOARCH, strict: countsMapped()}, templates{d.o.Templates, d.o.TemplatesLimit}}, nil
 }
 
 // boot makes a machine that boots its kernel.

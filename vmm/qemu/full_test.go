@@ -46,7 +46,7 @@ func again(t *testing.T, name, value string, attr *syscall.SysProcAttr) {
 // and that nothing else does.
 func writeFails(t *testing.T, dir string, ram, state []byte, want error) {
 	t.Helper()
-	err := writeTemplate(filepath.Join(dir, "x"+templateSuffix), draftOf("x"), header{Key: "x"}, ram, state, nil)
+	err := writeTemplate(filepath.Join(dir, "x"+templateSuffix), draftOf("x"), header{Key: "x"}, ram, wholeIndex(ram), state, nil)
 	if !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "write template: ") {
 		t.Errorf("got %v, want: write template: ... %v", err, want)
 	}

@@ -5,6 +5,7 @@ package qemu
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -18,6 +19,13 @@ func memoryFile(name string) (*os.File, error) {
 		return nil, fmt.Errorf("make a memory file: %w", err)
 	}
 	return os.NewFile(uintptr(fd), name), nil
+}
+
+// countsMapped reports whether the kernel counts all memory that is mapped as used:
+// mode 2 of vm.overcommit_memory (proc(5)).
+func countsMapped() bool {
+	b, err := os.ReadFile("/proc/sys/vm/overcommit_memory")
+	return err == nil && strings.TrimSpace(string(b)) == "2"
 }
 
 // newRAM makes the memory file of a machine that is to be saved, size bytes, all

@@ -146,8 +146,12 @@ func (p *plant) keep(cfg *vmm.Config, head header, ram *os.File, state []byte, d
 		return fmt.Errorf("map the machine's RAM: %w", err)
 	}
 	defer func() { _ = unix.Munmap(b) }()
+	data, err := dataOf(ram, int64(cfg.Memory))
+	if err != nil {
+		return fmt.Errorf("look for the holes of the machine's RAM: %w", err)
+	}
 	head.Made, head.CPUs, head.Kernel, head.QEMU = time.Now(), cfg.CPUs, cfg.Kernel, p.qemu
-	return writeTemplate(p.templates.path(head.Key), draftOf(head.Key), head, b, state, disks)
+	return writeTemplate(p.templates.path(head.Key), draftOf(head.Key), head, b, indexRAM(b, data), state, disks)
 }
 
 // capabilities are those of both sides of a migration: RAM that is in a file is

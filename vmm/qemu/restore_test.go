@@ -63,7 +63,7 @@ func same(*vmm.Config) {}
 func (s stand) putTemplate(t *testing.T) (id string) {
 	t.Helper()
 	id = s.key(t, same)
-	if err := writeTemplate(s.ts.path(id), draftOf(id), header{Key: id}, make([]byte, s.cfg.Memory), []byte("s"), nil); err != nil {
+	if err := writeTemplate(s.ts.path(id), draftOf(id), header{Key: id}, make([]byte, s.cfg.Memory), nil, []byte("s"), nil); err != nil {
 		t.Fatal(err)
 	}
 	return id

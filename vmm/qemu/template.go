@@ -206,20 +206,12 @@ func (t *template) checkRAM() error {
 // checkHoles looks at what the filesystem says is data, and the index does not.
 func (t *template) checkHoles(ram []byte) error {
 	index := t.index
-	for at := int64(0); at < t.head.Memory; {
-		start, err := unix.Seek(int(t.f.Fd()), at, unix.SEEK_DATA)
-		if errors.Is(err, unix.ENXIO) { // nothing any more
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("look for the template's holes: %w", err)
-		}
-		end, err := unix.Seek(int(t.f.Fd()), start, unix.SEEK_HOLE)
-		if err != nil {
-			return fmt.Errorf("look for the template's holes: %w", err)
-		}
-		end = min(end, t.head.Memory)
-		for at = start; at < end; {
+	data, err := dataOf(t.f, t.head.Memory)
+	if err != nil {
+		return fmt.Errorf("look for the template's holes: %w", err)
+	}
+	for _, d := range data {
+		for at, end := d.start, d.end; at < end; {
 			for len(index) > 0 && index[0].at+index[0].length <= at {
 				index = index[1:]
 			}
@@ -237,6 +229,31 @@ func (t *template) checkHoles(ram []byte) error {
 		}
 	}
 	return nil
+}
+
+// span is a part of a file.
+type span struct{ start, end int64 }
+
+// dataOf returns what of the first size bytes of f is no hole.
+func dataOf(f *os.File, size int64) (all []span, err error) {
+	for at := int64(0); at < size; {
+		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) { // nothing any more
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		end, err := unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+		if err != nil {
+			return nil, err
+		}
+		if start < size {
+			all = append(all, span{start, min(end, size)})
+		}
+		at = end
+	}
+	return all, nil
 }
 
 // openState opens the device state, checked, for QEMU to read from. The caller
@@ -265,9 +282,9 @@ func (t *template) openState() (_ *os.File, err error) {
 }
 
 // writeTemplate writes a template to path, or nothing: by a temporary file
-// beside it, whose name begins with draft. ram is mapped RAM; state is QEMU's
-// stream.
-func writeTemplate(path, draft string, head header, ram, state []byte, disks []savedDisk) (err error) {
+// beside it, whose name begins with draft. ram is mapped RAM, of which index is not
+// zero; state is QEMU's stream.
+func writeTemplate(path, draft string, head header, ram []byte, index []extent, state []byte, disks []savedDisk) (err error) {
 	var un undo.Stack
 	defer func() {
 		if err != nil {
@@ -282,7 +299,6 @@ func writeTemplate(path, draft string, head header, ram, state []byte, disks []s
 	if err := f.Truncate(int64(len(ram))); err != nil {
 		return err
 	}
-	index := indexRAM(ram)
 	trailer, err := encodeTrailer(head, index, int64(len(ram)), state, disks)
 	if err != nil {
 		return err
@@ -336,18 +352,27 @@ func encodeTrailer(head header, index []extent, memory int64, state []byte, disk
 	return append(b, templateMagic...), nil
 }
 
-// indexRAM finds what of ram is not zero.
-func indexRAM(ram []byte) []extent {
+// indexRAM finds what of ram is not zero. What is not in data is a hole of the file
+// that ram is mapped from, and is not looked at: to read a hole of a memory file is
+// to allocate it, and the machine's RAM would be in the host's memory as a whole.
+func indexRAM(ram []byte, data []span) []extent {
 	page := os.Getpagesize()
+	// zero is asked for ever higher pages, or for such as were zero.
+	zero := func(at int) bool {
+		for len(data) > 0 && data[0].end <= int64(at) {
+			data = data[1:]
+		}
+		return len(data) == 0 || int64(at) < data[0].start || allZero(ram[at:at+page])
+	}
 	var index []extent
 	for at := 0; at < len(ram); {
-		if allZero(ram[at : at+page]) {
+		if zero(at) {
 			at += page
 			continue
 		}
 		end := at + page // one past the last page that counts
 		for p := end; p < len(ram) && p-end < gapPages*page && p-at < maxExtentLength; p += page {
-			if !allZero(ram[p : p+page]) {
+			if !zero(p) {
 				end = p + page
 			}
 		}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -33,12 +35,53 @@ func ramWith(size int, pages ...int) []byte {
 	return ram
 }
 
+// wholeIndex is the index of RAM that has no holes.
+func wholeIndex(ram []byte) []extent { return indexRAM(ram, []span{{0, int64(len(ram))}}) }
+
+// Of a memory file with holes the index is that of its bytes, and they stay holes.
+func TestIndexLeavesHoles(t *testing.T) {
+	const size = 64 << 20
+	f, err := newRAM(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, p := range []int64{0, 1, 5, 5000, 5001, 9000, size/page - 1} {
+		if _, err := f.WriteAt(ramWith(page, 0), p*page); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := f.WriteAt(make([]byte, page), 12000*page); err != nil { // allocated, and zero
+		t.Fatal(err)
+	}
+	ram, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Munmap(ram) }()
+	data, err := dataOf(f, size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := indexRAM(ram, data)
+	var fi unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &fi); err != nil {
+		t.Fatal(err)
+	}
+	if allocated := fi.Blocks * 512; allocated > 1<<20 {
+		t.Errorf("%d bytes are allocated", allocated)
+	}
+	if whole := wholeIndex(ram); !slices.Equal(index, whole) {
+		t.Errorf("index %v, of the bytes %v", index, whole)
+	}
+}
+
 // save writes a template into a folder of its own, and answers its path.
 func save(t testing.TB, ram, state []byte) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), testKey+templateSuffix)
 	head := header{Key: testKey, Made: time.Unix(1, 0).UTC(), CPUs: 1, Kernel: "vmlinux", QEMU: "qemu"}
-	if err := writeTemplate(path, draftOf(testKey), head, ram, state, nil); err != nil {
+	if err := writeTemplate(path, draftOf(testKey), head, ram, wholeIndex(ram), state, nil); err != nil {
 		t.Fatal(err)
 	}
 	return path

@@ -36,7 +36,7 @@ func (ts templates) put(t *testing.T, id string, pages, minute int) {
 		all[i] = i
 	}
 	ram := ramWith(64*page, all...)
-	if err := writeTemplate(ts.path(id), draftOf(id), header{Key: id, CPUs: 2, Kernel: "k"}, ram, []byte("s"), nil); err != nil {
+	if err := writeTemplate(ts.path(id), draftOf(id), header{Key: id, CPUs: 2, Kernel: "k"}, ram, wholeIndex(ram), []byte("s"), nil); err != nil {
 		t.Fatal(err)
 	}
 	used := time.Unix(int64(60*minute), 0)

@@ -1,5 +1,0 @@
-package spec
-
-import "golang.org/x/sys/unix"
-
-const rusageThread = unix.RUSAGE_THREAD
