@@ -51,6 +51,16 @@ unit: agents ## unit tests with -race
 	go test -timeout 10m ./internal/cli
 	cd test/composetest && go vet ./... && go test ./...
 
+# Counted are the processes that tests start, too: shims, switches and commands. A
+# package's figure is of all tests, not of its own alone.
+.PHONY: cover
+cover: agents ## statements that unit tests run, by package, with their child processes
+	@mkdir -p $(CACHE)
+	go test -timeout 20m -coverpkg=./... -coverprofile=$(CACHE)/cover.out $$(go list ./... | grep -v /test/e2e) >/dev/null
+	@awk 'NR > 1 { n[$$1] = $$2; if ($$3 > hit[$$1]) hit[$$1] = $$3 } \
+	  END { for (b in n) { p = b; sub("/[^/]*$$", "", p); all[p] += n[b]; if (hit[b]) got[p] += n[b] } \
+	    for (p in all) printf "%5.1f %%  %s\n", 100 * got[p] / all[p], p }' $(CACHE)/cover.out | sort -k3
+
 .PHONY: conformance
 conformance: ## docs/conformance.md, from the last e2e and e2e-booted
 	go run ./tools/conformance $(CACHE) docs/conformance.md

@@ -227,12 +227,17 @@ func (l *lowering) put(out, key *node, name string, value *node) {
 	old := out.entry(name)
 	switch {
 	case old == nil:
-		out.index = nil
+		if out.index != nil {
+			out.index[name] = len(out.entries)
+		}
 		out.entries = append(out.entries, entry{&node{place: key.place, path: key.path, text: name, quoted: true}, value})
 	case old.value.kind == listNode && value.kind == listNode:
-		both := *old.value
-		both.items = slices.Concat(both.items, value.items)
-		old.value = &both
+		if !old.value.made {
+			both := *old.value
+			both.items, both.made = slices.Clip(both.items), true
+			old.value = &both
+		}
+		old.value.items = append(old.value.items, value.items...)
 	case old.value.kind == mappingNode && value.kind == mappingNode:
 		for _, e := range value.entries {
 			l.put(old.value, e.key, e.key.text, e.value)
@@ -361,6 +366,7 @@ func composeWords(s string) string {
 
 var vocabulary = strings.NewReplacer(
 	"a container cannot wait", "a service cannot wait",
+	"a container cannot link", "a service cannot link",
 	"has no containers", "has no services",
 	"name for a container", "name for a service",
 	"mounts[", "volumes[",
@@ -371,8 +377,8 @@ var vocabulary = strings.NewReplacer(
 )
 
 // composeMemory is the limit of a service that names none, in bytes. Compose has no
-// limit; a machine has to have one. RAM that a machine does not use costs the host
-// nothing (docs/compose.md).
+// limit; a machine has to have one. RAM that a machine has never used costs the host
+// nothing (docs/performance.md).
 const composeMemory = 4 << 30
 
 // composeDefaults gives the services of a merged stack what Compose means where it

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // specification is Compose's own schema, of which the keys are read.
@@ -219,5 +221,33 @@ func TestComposePage(t *testing.T) {
 		}
 	} else if string(data) != want {
 		t.Errorf("%s is not what the table makes; run go test ./spec -run ComposePage -update", path)
+	}
+}
+
+// A hostile file costs what it is long, not the square of that.
+func TestLongComposeFiles(t *testing.T) {
+	const n = 20_000
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for name, item := range map[string]func(i int) string{
+		"extra_hosts":   func(i int) string { return fmt.Sprintf("h%d:10.%d.%d.1", i, i/250%250, i%250) },
+		"extra_hosts/1": func(i int) string { return fmt.Sprintf("h%d:10.0.0.1", i) },
+		"environment":   func(i int) string { return fmt.Sprintf("A%d=x", i%(n/2)) },
+		"volumes":       func(i int) string { return fmt.Sprintf("./v:/v%d", i%2) },
+		"tmpfs":         func(i int) string { return fmt.Sprintf("/v%d", i%100) },
+		"ports":         func(i int) string { return fmt.Sprintf("127.%d.%d.1:80:80", i/250, i%250) },
+		"ports/1":       func(i int) string { return "8080:80" },
+	} {
+		var b strings.Builder
+		key, _, _ := strings.Cut(name, "/")
+		fmt.Fprintf(&b, "services:\n  a:\n    image: x\n    %s:\n", key)
+		for i := range n {
+			fmt.Fprintf(&b, "      - %s\n", item(i))
+		}
+		began := threadTime(t)
+		_, err := Load(Options{Files: []string{"-"}, Stdin: []byte(b.String()), Dir: t.TempDir()})
+		if took := threadTime(t) - began; took > 5*time.Second {
+			t.Errorf("%s: %s, %v", name, took, err)
+		}
 	}
 }

@@ -110,7 +110,7 @@ func pairs(w *walker, n *node, at *trail, separator string) *node {
 		return n
 	}
 	out := &node{kind: mappingNode, place: n.place, path: n.path, override: n.override, reset: n.reset}
-	seen := map[string]*node{}
+	seen := map[string]int{} // places in out.entries
 	for i, item := range n.items {
 		if !w.visit(item) || !w.resolve(item, at.item(i)) {
 			continue
@@ -128,15 +128,16 @@ func pairs(w *walker, n *node, at *trail, separator string) *node {
 		if found {
 			v = item.at(len(name)+len(separator), value)
 		}
-		switch first := seen[name]; {
-		case first == nil:
+		first, given := seen[name]
+		switch {
+		case !given:
+			seen[name] = len(out.entries)
 			out.entries = append(out.entries, entry{key, v})
 		case item.compose(): // the later one holds
-			*out.entry(name) = entry{key, v}
+			out.entries[first] = entry{key, v}
 		default:
-			w.error(key, at, "", "%s is already given on line %d", quote(name), first.line)
+			w.error(key, at, "", "%s is already given on line %d", quote(name), out.entries[first].key.line)
 		}
-		seen[name] = key
 	}
 	return out
 }

@@ -142,19 +142,16 @@ func given(what, dir string) kind[[]Given] {
 			if !ok {
 				continue
 			}
-			if j, used := first[g.Target]; used && use.compose() { // the later one holds
-				for k := range from {
-					if from[k].index == j {
-						all, from = slices.Delete(all, k, k+1), slices.Delete(from, k, k+1)
-						break
-					}
-				}
-			} else if used {
-				w.error(use, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), j)
-				continue
+			j, used := first[g.Target]
+			switch {
+			case !used:
+				first[g.Target] = len(all)
+				all, from = append(all, g), append(from, item{use, i})
+			case use.compose(): // the later one holds
+				all[j], from[j] = g, item{use, i}
+			default:
+				w.error(use, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), from[j].index)
 			}
-			first[g.Target] = i
-			all, from = append(all, g), append(from, item{use, i})
 		}
 		w.items[n] = from
 		return all, true

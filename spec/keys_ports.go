@@ -55,6 +55,7 @@ func ports() kind[[]Port] {
 			}
 			var all []Port
 			var from []item
+			said := map[Port]bool{}
 			for i, port := range n.items {
 				before := len(all)
 				if port.kind == scalarNode && !port.null() {
@@ -63,7 +64,10 @@ func ports() kind[[]Port] {
 					all = append(all, p)
 				}
 				if port.compose() { // a later file may say a port again
-					all = append(all[:before], slices.DeleteFunc(slices.Clone(all[before:]), func(p Port) bool { return slices.Contains(all[:before], p) })...)
+					all = append(all[:before], slices.DeleteFunc(slices.Clone(all[before:]), func(p Port) bool { return said[p] })...)
+					for _, p := range all[before:] {
+						said[p] = true
+					}
 				}
 				for len(from) < len(all) {
 					from = append(from, item{port, i})

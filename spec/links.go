@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -131,7 +132,12 @@ func (c *checker) linkName(n *node, at *trail, name string, l link, all map[stri
 		}
 	}
 	if !shared {
-		c.w.error(n, at, "put both on one network", "container %s shares no network with %s", quote(l.to), quote(name))
+		severity := diag.Error
+		if n.compose() { // where it is no more than a dependency
+			severity = diag.Warning
+		}
+		c.w.finding(severity, n, n.place, at, "put both on one network",
+			fmt.Sprintf("container %s shares no network with %s", quote(l.to), quote(name)))
 		return
 	}
 	all[l.to] = to

@@ -79,23 +79,19 @@ func mounts() kind[[]Mount] {
 			first := map[string]int{}
 			for i, mount := range long.items {
 				m, ok := one.decode(w, mount, at.item(i))
-				if d := mount.child("destination"); d != nil && m.Destination != "" {
-					if j, used := first[m.Destination]; used && mount.compose() { // the later one holds
-						for k := range from {
-							if from[k].index == j {
-								all, from = slices.Delete(all, k, k+1), slices.Delete(from, k, k+1)
-								break
-							}
-						}
-					} else if used {
-						w.error(d, at.item(i), "", "%s is already the destination of mounts[%d] (line %d)",
-							quote(m.Destination), j, long.items[j].child("destination").line)
-						continue
-					}
-					first[m.Destination] = i
+				if !ok {
+					continue
 				}
-				if ok {
+				j, used := first[m.Destination]
+				switch {
+				case !used:
+					first[m.Destination] = len(all)
 					all, from = append(all, m), append(from, item{mount, i})
+				case mount.compose(): // the later one holds
+					all[j], from[j] = m, item{mount, i}
+				default:
+					w.error(mount.child("destination"), at.item(i), "", "%s is already the destination of mounts[%d] (line %d)",
+						quote(m.Destination), from[j].index, from[j].node.child("destination").line)
 				}
 			}
 			w.items[n] = from

@@ -25,6 +25,8 @@ type node struct {
 	replaced, broken bool
 	// reset and override are Compose's tags for merging files.
 	reset, override bool
+	// made: the list is the lowering's own, and may be added to.
+	made bool
 	// appends: in a later file the list is added to that of an earlier one.
 	appends bool
 	// path names the node in the words of its file, where that is not the language's

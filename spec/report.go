@@ -47,6 +47,9 @@ func (p Place) String() string { return p.Position.String() + ": " + p.Path }
 func placeOf(n *node, at *trail) Place {
 	var f diag.Finding
 	n.place.locate(&f)
+	if n.path != nil {
+		at = n.path
+	}
 	return Place{f.Position, at.String()}
 }
 

@@ -30,11 +30,11 @@ type kind struct {
 // kinds are looked through in order.
 var kinds = []kind{
 	{"an env file that only the user has", true, regexp.MustCompile(`env_file.*no such file`)},
-	{"a variable that only the user sets", true, regexp.MustCompile(`variable "[^"]*" is (not set|empty):|: "" is not an? |"[^"]*:" is not an image`)},
+	{"a variable that only the user sets", true, regexp.MustCompile(`variable "[^"]*" is (not set|empty)(:|$)`)},
 	{"a secret or config that only the user has", true, regexp.MustCompile(`(secrets|configs)\..*(does not exist|no such file)`)},
 	{"the engine's socket", false, regexp.MustCompile(`docker\.sock|podman\.sock|engine's socket|engine whose socket`)},
 	{"build without an image", false, regexp.MustCompile(`\.build|images are not built|image is built|build`)},
-	{"a volume with several writers", false, regexp.MustCompile(`belongs to one machine at a time`)},
+	{"a volume with several writers", false, regexp.MustCompile(`is already in service|would be in \d+ instances`)},
 	{"an external network", false, regexp.MustCompile(`external network`)},
 	{"the host's network", false, regexp.MustCompile(`on the host's network`)},
 	{"another service's network card", false, regexp.MustCompile(`share a network card`)},
@@ -48,9 +48,15 @@ var kinds = []kind{
 	{"an unknown key", false, regexp.MustCompile(`unknown key`)},
 }
 
+// emptied is what is found in a text whose variables are not set.
+var emptied = regexp.MustCompile(`^"[^"]*" (is not|has no)`)
+
 // kindOf names what a finding is about: a kind, or its message without names.
 func kindOf(f diag.Finding) (name string, users bool) {
 	text := f.Path + ": " + f.Message
+	if f.Severity == diag.Error && strings.Contains(f.Source, "$") && emptied.MatchString(f.Message) {
+		return "a variable that only the user sets", true
+	}
 	for _, k := range kinds {
 		if k.of.MatchString(text) {
 			return k.name, k.users
@@ -71,8 +77,8 @@ func TestSample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var files, theirs, loads, both, usersOnly, low, runs int
-	refused, warned := map[string][]string{}, map[string][]string{}
+	var files, theirs, loads, both, usersOnly, runs int
+	refused, warned, held := map[string][]string{}, map[string][]string{}, map[string][]string{}
 	for name := range strings.FieldsSeq(string(data)) {
 		files++
 		path := filepath.Join(filepath.Dir(*sample), name)
@@ -91,10 +97,14 @@ func TestSample(t *testing.T) {
 		case err == nil:
 			loads++
 			findings = loaded.Findings
-			if belowLow(loaded.Stack) {
-				low++
-				count(refused, "a port of the host below 1024 (it loads; root may open it)", name)
-			} else {
+			below, owners := belowLow(loaded.Stack), needsOwners(loaded.Stack)
+			if below {
+				count(held, "a port of the host below 1024", name)
+			}
+			if owners {
+				count(held, "a database whose files are in a folder of the host", name)
+			}
+			if !below && !owners {
 				runs++
 			}
 		case !errors.As(err, &findings):
@@ -125,7 +135,8 @@ func TestSample(t *testing.T) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "compose-go loads %s\nvzcompose loads %s; neither loads %s\n", share(theirs), share(loads), share(both))
 	fmt.Fprintf(&b, "  and %s more once the user has written their own files and variables\n", share(usersOnly))
-	fmt.Fprintf(&b, "would run as an ordinary user: %s; %s have a port below 1024\n", share(runs), share(low))
+	fmt.Fprintf(&b, "would run as an ordinary user, given the images: %s\n", share(runs))
+	table(&b, "loads, but needs more than an ordinary user has", held)
 	table(&b, "refused", refused)
 	table(&b, "warned of", warned)
 	t.Log("\n" + b.String())
@@ -135,6 +146,24 @@ func belowLow(s *spec.Stack) bool {
 	for _, c := range s.Containers {
 		for _, p := range c.Ports {
 			if p.Published[0] > 0 && p.Published[0] < 1024 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// databases are folders whose files a server gives an owner of its own.
+var databases = []string{"/var/lib/mysql", "/var/lib/mariadb", "/var/lib/postgresql", "/var/lib/postgresql/data", "/data/db", "/bitnami",
+	"/var/opt/mssql", "/var/lib/clickhouse", "/var/lib/rabbitmq", "/var/lib/cassandra", "/usr/share/elasticsearch/data",
+	"/var/lib/influxdb", "/var/lib/grafana", "/prometheus", "/opt/oracle/oradata"}
+
+// needsOwners reports whether a server would give files in a folder of the host an
+// owner of its own.
+func needsOwners(s *spec.Stack) bool {
+	for _, c := range s.Containers {
+		for _, m := range c.Mounts {
+			if m.Type == "bind" && !m.ReadOnly() && slices.Contains(databases, m.Destination) {
 				return true
 			}
 		}

@@ -103,7 +103,11 @@ func theirFacts(p *types.Project) lines {
 			if m.Volume != nil && m.Volume.NoCopy {
 				options += ",nocopy"
 			}
-			l.add("%s", strings.TrimRight(at+"mounts "+m.Type+" "+m.Source+" "+path.Clean(m.Target)+" "+sortedWords(options), " "))
+			source := m.Source
+			if v, ok := p.Volumes[source]; ok && v.Name != p.Name+"_"+source {
+				source = v.Name // the file names it
+			}
+			l.add("%s", strings.TrimRight(at+"mounts "+m.Type+" "+source+" "+path.Clean(m.Target)+" "+sortedWords(options), " "))
 		}
 		for _, m := range s.Tmpfs {
 			target, options, _ := strings.Cut(m, ":")

@@ -39,7 +39,7 @@ const clockTolerance = 50 * time.Millisecond
 // be theirs.
 func TestRestoredMachinesAreNotTheSame(t *testing.T) {
 	m := newMill(t, store.Home{Dir: shared.home}.Templates())
-	const machines = 50
+	const machines = 20
 	seen := map[string]string{}
 	var off time.Duration
 	begin := time.Now()

@@ -73,11 +73,7 @@ func TestWeb(t *testing.T) {
 	if got, err := page(root + "hits"); err != nil || got != "2" {
 		t.Errorf("redis counted %q, %v", got, err)
 	}
-	load := 30 * time.Second
-	if os.Getenv("VZCOMPOSE_COLD") != "" {
-		load = 5 * time.Second // the machines are the same
-	}
-	hey(t, root, 64, load)
+	hey(t, root, 64, 8*time.Second)
 	shim := s.instances()["web-1"].PID
 	before := descriptors(t, shim)
 	for i := range 1000 {

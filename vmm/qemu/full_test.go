@@ -66,9 +66,14 @@ func TestAFileThatMayNotGrowIsNoTemplate(t *testing.T) {
 			}
 			dir := t.TempDir()
 			signal.Ignore(unix.SIGXFSZ)
-			if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(limit), Max: uint64(limit)}); err != nil {
+			var before unix.Rlimit
+			if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &before); err != nil {
 				t.Fatal(err)
 			}
+			if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: uint64(limit), Max: before.Max}); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = unix.Setrlimit(unix.RLIMIT_FSIZE, &before) }() // coverage is written at the end
 			writeFails(t, dir, ramWith(size, 3), []byte("state"), unix.EFBIG)
 		})
 	}
