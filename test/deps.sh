@@ -67,6 +67,11 @@ if ! [ -x "$cache/bin/docker-registry" ]; then
 fi
 "$(dirname "$0")/images/debian.sh" "$cache" redis redis-server redis-tools dash coreutils
 "$(dirname "$0")/images/debian.sh" "$cache" nginx nginx-light dash coreutils
+# Perl, locales and the like are for the scripts of packages, LLVM for queries that
+# run long.
+"$(dirname "$0")/images/debian.sh" "$cache" postgresql postgresql-15 gosu dash coreutils \
+  '.*perl.*-' 'postgresql.*-common-' 'lib(llvm|z3|gdbm|db5|semanage|sepol|pam-mod).*-' locales- libc-l10n- libc-bin- dpkg- tar- passwd- adduser- debconf- \
+  ucf- openssl- ssl-cert- usrmerge- sensible-utils- sysvinit-utils- init-system-helpers- debianutils- netbase- lsb-base-
 # OCI runtimes, for containers that one of them runs.
 "$(dirname "$0")/images/debian.sh" "$cache" oci crun runc dash coreutils grep
 fetch hey

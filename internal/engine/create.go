@@ -180,9 +180,7 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if rec.Spec, err = spec.EncodeContainer(c); err != nil {
 		return rec, err
 	}
-	if rec.Health, err = health(c, img); err != nil {
-		return rec, err
-	}
+	rec.Health = health(c, img)
 	if c, rec.Anonymous, err = withVolumes(c, img, t.Instance); err != nil {
 		return rec, err
 	}

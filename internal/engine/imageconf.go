@@ -28,8 +28,10 @@ import (
 const maxImageVolumes = 16
 
 // health is the check of an instance's health: what the file says, then what the
-// image does, then the defaults; nil for none.
-func health(c spec.Container, img image.Config) (*store.Health, error) {
+// image does, then the defaults; nil for none. Without a test there is none, whatever
+// else the file says of it: Compose files say "disable: false", or how often the check
+// is made, of images that may have none.
+func health(c spec.Container, img image.Config) *store.Health {
 	file, of := c.HealthCheck, img.Health
 	if file == nil {
 		file = &spec.HealthCheck{}
@@ -41,12 +43,8 @@ func health(c spec.Container, img image.Config) (*store.Health, error) {
 	if len(test) == 0 && img.Checked() {
 		test = of.Test
 	}
-	switch {
-	case file.None(), len(test) == 0 && c.HealthCheck == nil, len(file.Test) == 0 && slices.Equal(of.Test, []string{"NONE"}):
-		return nil, nil
-	case len(test) == 0:
-		return nil, errs.WithHint(errs.New(errs.InvalidArgument, "the health check has no test: neither the stack file nor the image has one"),
-			`write test: ["CMD", "..."]`)
+	if file.None() || len(test) == 0 {
+		return nil
 	}
 	often := func(file, image time.Duration) time.Duration {
 		if file == 0 && image > 0 {
@@ -61,7 +59,7 @@ func health(c spec.Container, img image.Config) (*store.Health, error) {
 		StartPeriod:   cmp.Or(file.StartPeriod, max(0, of.StartPeriod)),
 		StartInterval: cmp.Or(file.StartInterval, max(0, of.StartInterval)),
 		Retries:       cmp.Or(file.Retries, min(max(0, of.Retries), spec.MaxCheckRetries), spec.DefaultCheckRetries),
-	}, nil
+	}
 }
 
 // checkCommand is what a check of Compose's form executes.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -98,6 +99,7 @@ type stack struct {
 	t    *testing.T
 	name string
 	dir  string
+	opts []string // before the command: what names the stack, where its folder does not
 }
 
 // scenario makes a stack of the file; what is left of it at the end is taken
@@ -108,7 +110,30 @@ func scenario(t *testing.T, file string) *stack {
 		t.Skip("VZCOMPOSE_E2E is not set: no machines")
 	}
 	s := &stack{t: t, name: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())), dir: t.TempDir()}
+	s.opts = []string{"-n", s.name, "-f", filepath.Join(s.dir, "vzcompose.yaml")}
 	s.write(file)
+	s.cleanUp()
+	return s
+}
+
+// project makes a stack of a folder of testdata. Commands run in a copy of it and find
+// its files themselves; its .env has to name the stack as the folder is named.
+func project(t *testing.T, name string) *stack {
+	t.Helper()
+	if shared.cache == "" {
+		t.Skip("VZCOMPOSE_E2E is not set: no machines")
+	}
+	s := &stack{t: t, name: name, dir: t.TempDir()}
+	if err := os.CopyFS(s.dir, os.DirFS(filepath.Join("testdata", name))); err != nil {
+		t.Fatal(err)
+	}
+	s.cleanUp()
+	return s
+}
+
+// cleanUp takes down what is left of the stack at the end.
+func (s *stack) cleanUp() {
+	t := s.t
 	t.Cleanup(func() {
 		if t.Failed() {
 			s.vz("ps").dump(t)
@@ -118,7 +143,6 @@ func scenario(t *testing.T, file string) *stack {
 			t.Errorf("down: %s", r)
 		}
 	})
-	return s
 }
 
 func (s *stack) write(file string) {
@@ -142,7 +166,7 @@ func (r result) String() string {
 func (r result) dump(t *testing.T) { t.Logf("%s", r) }
 
 func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, shared.program, append([]string{"-n", s.name, "-f", filepath.Join(s.dir, "vzcompose.yaml")}, args...)...)
+	cmd := exec.CommandContext(ctx, shared.program, slices.Concat(s.opts, args)...)
 	cmd.Dir = s.dir
 	return cmd
 }
