@@ -142,7 +142,7 @@ func (l *lowering) annotate(n *node, at *trail) {
 // mapping lowers a mapping to one of its own.
 func (l *lowering) mapping(n *node, keys *composeLevel) *node {
 	if n.kind != mappingNode {
-		if !n.null() && l.w.resolve(n, nil) && n.text != "" {
+		if !n.null() && !l.unset(n) && !n.broken {
 			l.w.error(n, nil, "", "expected a mapping, found %s", n.describe())
 			n.broken = true
 		}
