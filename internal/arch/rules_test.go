@@ -50,7 +50,7 @@ func rooms() map[string]row {
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/network/frame", "internal/network/networktest", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
 		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv", "vmm/qemu/vsock"}},
-		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
+		"vmm/qemu/share":     {imports: []string{"internal/errs", "internal/durable", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vsock":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
