@@ -117,10 +117,11 @@ func rooms() map[string]row {
 			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/process",
 			"internal/ui", "internal/wire", "internal/settings"}},
-		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/driver"}},
-		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
-		"test/e2e":       {},
-		"test/e2e/calls": {prints: true},
+		"cmd/vzcompose":   {prints: true, imports: []string{"internal/cli", "internal/driver"}},
+		"cmd/vzagent":     {prints: true, imports: []string{"internal/guest"}},
+		"test/e2e":        {},
+		"test/e2e/calls":  {prints: true},
+		"test/e2e/rights": {prints: true},
 
 		"test/e2e/sockets": {prints: true},
 		// The kernel and the agent are what it boots by hand.

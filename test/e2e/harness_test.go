@@ -100,6 +100,7 @@ type stack struct {
 	name string
 	dir  string
 	opts []string // before the command: what names the stack, where its folder does not
+	user *account // who runs the commands; nil: whoever runs the tests
 }
 
 // scenario makes a stack of the file; what is left of it at the end is taken
@@ -168,6 +169,7 @@ func (r result) dump(t *testing.T) { t.Logf("%s", r) }
 func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, shared.program, slices.Concat(s.opts, args)...)
 	cmd.Dir = s.dir
+	s.user.run(cmd)
 	return cmd
 }
 
