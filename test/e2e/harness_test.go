@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -266,11 +267,14 @@ func (s *stack) qemuOf(instance string) int {
 			out = append(out, b...)
 		}
 	}
-	var pid int
-	if _, err := fmt.Sscan(string(out), &pid); err != nil {
-		s.t.Fatalf("no machine below shim %d: %v", shim, err)
+	for _, pid := range strings.Fields(string(out)) {
+		// The shim may have started its stack's switch too.
+		if name, err := os.ReadFile(filepath.Join("/proc", pid, "comm")); err == nil && strings.HasPrefix(string(name), "qemu") {
+			return must(strconv.Atoi(pid))
+		}
 	}
-	return pid
+	s.t.Fatalf("no machine below shim %d: %s", shim, out)
+	return 0
 }
 
 func kill9(t *testing.T, pid int) {
