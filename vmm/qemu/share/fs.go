@@ -57,6 +57,7 @@ type FS struct {
 	squash   bool       // all is the invoking user's: the host's owners are not the guest's
 	user     fuse.Owner // whose that is in the guest, where squash
 	owners   *table     // what the guest has made of it, where squash
+	forgets  error      // why there is no table
 	limits   limits
 
 	mu      sync.Mutex // guards the following
@@ -122,7 +123,7 @@ func New(o Options) (*FS, error) {
 	}
 	if fs.squash && o.Owners != "" {
 		fs.user = fuse.Owner{Uid: o.UID, Gid: o.GID}
-		fs.owners, _ = openTable(o.Owners, path, &st, o.ReadOnly) // without one, owners are as on the host
+		fs.owners, fs.forgets = openTable(o.Owners, path, &st, o.ReadOnly)
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,9 +66,9 @@ type record struct {
 // table without an error means that there is none to read.
 func openTable(dir, folder string, st *status, readOnly bool) (*table, error) {
 	path := filepath.Join(dir, tableName(folder, st))
-	flags := os.O_RDONLY
+	flags := os.O_RDWR
 	if !readOnly {
-		flags = os.O_RDWR | os.O_CREATE
+		flags |= os.O_CREATE
 		if err := durable.MkdirAll(dir); err != nil {
 			return nil, err
 		}
@@ -82,13 +84,45 @@ func openTable(dir, folder string, st *status, readOnly bool) (*table, error) {
 		_ = f.Close() // nothing was written
 		return nil, fmt.Errorf("%s is no regular file", path)
 	}
-	if !readOnly {
-		if err := durable.SyncDir(dir); err != nil {
-			_ = f.Close() // nothing was written
-			return nil, err
-		}
+	t := &table{f: f, dev: st.dev, levels: levels}
+	now := time.Now()
+	err = errors.Join(t.lock(unix.F_RDLCK, useByte), os.Chtimes(path, now, now), durable.SyncDir(dir))
+	if errors.Is(err, fs.ErrNotExist) { // it was old, and another share has just removed it
+		_ = f.Close() // nothing was written
+		return openTable(dir, folder, st, readOnly)
 	}
-	return &table{f: f, dev: st.dev, levels: levels}, nil
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	sweep(dir, now.Add(-unused))
+	return t, nil
+}
+
+// unused is how long a table is kept that no share uses: its folder may be gone, or
+// may be on a disk that is not there today.
+const unused = 365 * 24 * time.Hour
+
+// sweep removes tables that no share uses or has opened since. What fails is tried
+// again by the next share.
+func sweep(dir string, since time.Time) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		fi, err := e.Info()
+		if err != nil || !fi.Mode().IsRegular() || fi.ModTime().After(since) {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			continue
+		}
+		lock := unix.Flock_t{Type: unix.F_WRLCK, Start: useByte, Len: 1}
+		if unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock) == nil {
+			_ = os.Remove(path)
+		}
+		_ = f.Close() // nothing was written
+	}
 }
 
 // tableName is by the folder's inode, so that a folder that is renamed keeps its
@@ -202,16 +236,22 @@ func errno(err error) error {
 func (t *table) locked(kind int16, do func() error) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.lock(kind); err != nil {
+	if err := t.lock(kind, changeByte); err != nil {
 		return err
 	}
-	defer func() { _ = t.lock(unix.F_UNLCK) }() // it ends with the process at the latest
+	defer func() { _ = t.lock(unix.F_UNLCK, changeByte) }() // it ends with the process at the latest
 	return do()
 }
 
-func (t *table) lock(kind int16) error {
+// Locks are on single bytes of a table's file, whatever is there.
+const (
+	changeByte = 0 // held during a change
+	useByte    = 1 // shared by those who have the table open
+)
+
+func (t *table) lock(kind int16, at int64) error {
 	for {
-		err := unix.FcntlFlock(t.f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: kind, Len: 1})
+		err := unix.FcntlFlock(t.f.Fd(), unix.F_OFD_SETLKW, &unix.Flock_t{Type: kind, Start: at, Len: 1})
 		if err != unix.EINTR {
 			return err
 		}

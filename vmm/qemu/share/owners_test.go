@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -270,6 +271,9 @@ func TestADamagedTable(t *testing.T) {
 			}
 			g.must(opSetattr, file, chown(8, 8))
 			want := "100644 8:8 0"
+			if (g.fs.owners == nil) != (g.fs.forgets != nil) {
+				t.Errorf("a table %v, and %v", g.fs.owners, g.fs.forgets)
+			}
 			if g.fs.owners == nil {
 				want = "100644 0:0 0"
 			}
@@ -331,6 +335,44 @@ func TestOneTableForAll(t *testing.T) {
 				t.Errorf("%s is %s", name, got)
 			}
 		}
+	}
+}
+
+// A table that nobody has used for long goes; one that is in use stays.
+func TestOldTablesGo(t *testing.T) {
+	o := remembering(t)
+	var dirs []string
+	for range 3 {
+		dir, _ := playground(t)
+		dirs = append(dirs, dir)
+	}
+	gone, used := newGuest(t, o.at(dirs[0])), newGuest(t, o.at(dirs[1]))
+	gone.must(opSetattr, root, chown(9, 9))
+	used.must(opSetattr, root, chown(9, 9))
+	gone.fs.Close()
+	all, err := filepath.Glob(filepath.Join(o.Owners, "*"))
+	if err != nil || len(all) != 2 {
+		t.Fatal(all, err)
+	}
+	for _, age := range []time.Duration{unused / 2, unused + time.Hour} {
+		then := time.Now().Add(-age)
+		for _, path := range all {
+			if err := os.Chtimes(path, then, then); err != nil {
+				t.Fatal(err)
+			}
+		}
+		newGuest(t, o.at(dirs[2])).fs.Close()
+		want := 3
+		if age > unused {
+			want = 2
+		}
+		if left, err := filepath.Glob(filepath.Join(o.Owners, "*")); err != nil || len(left) != want {
+			t.Errorf("%v old: %v %v", age, left, err)
+		}
+	}
+	used.fs.Close()
+	if got := newGuest(t, o.at(dirs[1])).seen(root); got != "40755 9:9 0" {
+		t.Errorf("the folder in use is %s", got)
 	}
 }
 
