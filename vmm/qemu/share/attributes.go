@@ -11,23 +11,35 @@ import (
 
 // status is a file as the host has it.
 type status struct {
-	unix.Statx_t
-	dev   uint64
-	mode  uint32 // with S_IFMT
-	rdev  uint32
-	birth uint64 // nanoseconds; 0 where the filesystem does not tell
+	unix.Stat_t
+	birth uint64 // nanoseconds; 0 where the filesystem does not tell, or nobody asks
 }
 
-// stat returns the status of a descriptor's file.
-func stat(fd int) (s status, err error) {
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &s.Statx_t); err != nil {
+// stat returns the status of a descriptor's file. When that was born is asked once for
+// each node: it costs another call.
+func (fs *FS) stat(fd int) (s status, err error) {
+	if err := unix.Fstat(fd, &s.Stat_t); err != nil || fs.owners == nil {
 		return s, err
 	}
-	s.dev, s.rdev, s.mode = unix.Mkdev(s.Dev_major, s.Dev_minor), uint32(unix.Mkdev(s.Rdev_major, s.Rdev_minor)), uint32(s.Mode)
-	if s.Mask&unix.STATX_BTIME != 0 {
-		s.birth = uint64(s.Btime.Sec)*1e9 + uint64(s.Btime.Nsec)
+	fs.mu.Lock()
+	n := fs.byFile[fileID{s.Dev, s.Ino}]
+	if n != nil {
+		s.birth = n.birth
+	}
+	fs.mu.Unlock()
+	if n == nil {
+		s.birth = birth(fd)
 	}
 	return s, nil
+}
+
+// birth returns when a descriptor's file was born.
+func birth(fd int) uint64 {
+	var x unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &x); err != nil || x.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return uint64(x.Btime.Sec)*1e9 + uint64(x.Btime.Nsec)
 }
 
 // view is of a file what the guest sees in another way than the host.
@@ -51,7 +63,7 @@ func (fs *FS) viewOf(st *status) view {
 
 // plain is the view of a file of which nothing is remembered.
 func (fs *FS) plain(st *status) view {
-	v := view{fuse.Owner{Uid: st.Uid, Gid: st.Gid}, st.mode, st.rdev}
+	v := view{fuse.Owner{Uid: st.Uid, Gid: st.Gid}, st.Mode, uint32(st.Rdev)}
 	if fs.squash {
 		v.Owner = fuse.Owner{Uid: squashed(st.Uid, os.Geteuid(), fs.user.Uid), Gid: squashed(st.Gid, os.Getegid(), fs.user.Gid)}
 	}
@@ -101,11 +113,11 @@ func hostMode(mode uint32) uint32 {
 // revise changes the guest's view of a file. The host's has the permission bits that
 // go with it.
 func (fs *FS) revise(fd int, change func(*view)) error {
-	st, err := stat(fd)
+	st, err := fs.stat(fd)
 	if err != nil {
 		return err
 	}
-	want := st.mode & permissions
+	want := st.Mode & permissions
 	err = fs.owners.update(&st, func(r record, found bool) (record, bool) {
 		was := fs.plain(&st)
 		if found {
@@ -118,10 +130,10 @@ func (fs *FS) revise(fd int, change func(*view)) error {
 		}
 		r = record{uid: v.Uid, gid: v.Gid, mode: v.mode, host: want, rdev: v.rdev}
 		st := st
-		st.mode = st.mode&^permissions | want
+		st.Mode = st.Mode&^permissions | want
 		return r, v != fs.plain(&st)
 	})
-	if err != nil || want == st.mode&permissions {
+	if err != nil || want == st.Mode&permissions {
 		return err
 	}
 	return unix.Chmod(again(fd), want)
@@ -130,8 +142,8 @@ func (fs *FS) revise(fd int, change func(*view)) error {
 // attributes are those of a file as the guest sees them.
 func (fs *FS) attributes(st *status, a *fuse.Attr) {
 	v := fs.viewOf(st)
-	*a = fuse.Attr{Ino: st.Ino, Size: st.Size, Blocks: st.Blocks, Mode: v.mode, Nlink: st.Nlink,
-		Owner: v.Owner, Rdev: v.rdev, Blksize: st.Blksize,
-		Atime: uint64(st.Atime.Sec), Mtime: uint64(st.Mtime.Sec), Ctime: uint64(st.Ctime.Sec),
-		Atimensec: st.Atime.Nsec, Mtimensec: st.Mtime.Nsec, Ctimensec: st.Ctime.Nsec}
+	*a = fuse.Attr{Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks), Mode: v.mode, Nlink: uint32(st.Nlink),
+		Owner: v.Owner, Rdev: v.rdev, Blksize: uint32(st.Blksize),
+		Atime: uint64(st.Atim.Sec), Mtime: uint64(st.Mtim.Sec), Ctime: uint64(st.Ctim.Sec),
+		Atimensec: uint32(st.Atim.Nsec), Mtimensec: uint32(st.Mtim.Nsec), Ctimensec: uint32(st.Ctim.Nsec)}
 }

@@ -24,7 +24,7 @@ func (fs *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 }
 
 func (fs *FS) tell(n *node, out *fuse.AttrOut) fuse.Status {
-	st, err := stat(n.fd)
+	st, err := fs.stat(n.fd)
 	if err != nil {
 		return fuse.ToStatus(err)
 	}

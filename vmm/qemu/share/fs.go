@@ -78,6 +78,7 @@ type node struct {
 	fd      int // O_PATH
 	file    fileID
 	kind    uint32 // S_IFMT
+	birth   uint64 // of status
 	lookups uint64 // that the guest has not taken back; FS.mu
 	users   int    // requests that use fd; FS.mu
 }
@@ -116,13 +117,14 @@ func New(o Options) (*FS, error) {
 	if err != nil {
 		return nil, classed(&os.PathError{Op: "open", Path: path, Err: err})
 	}
-	st, err := stat(fd)
+	st, err := fs.stat(fd)
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, classed(&os.PathError{Op: "stat", Path: path, Err: err})
 	}
 	if fs.squash && o.Owners != "" {
 		fs.user = fuse.Owner{Uid: o.UID, Gid: o.GID}
+		st.birth = birth(fd)
 		fs.owners, fs.forgets = openTable(o.Owners, path, &st, o.ReadOnly)
 	}
 	fs.mu.Lock()
@@ -172,10 +174,10 @@ func (fs *FS) String() string { return "share" }
 // identify tells a file from others. Of a share of one file, whatever stands under
 // its name is the same file.
 func (fs *FS) identify(st *status) fileID {
-	if fs.only != "" && st.mode&unix.S_IFMT != unix.S_IFDIR {
+	if fs.only != "" && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fileID{}
 	}
-	return fileID{st.dev, st.Ino}
+	return fileID{st.Dev, st.Ino}
 }
 
 // addLocked makes a node of fd, which is then its own, or counts one more lookup
@@ -187,7 +189,7 @@ func (fs *FS) addLocked(fd int, st *status, kind uint32) *node {
 		n.lookups++
 		return n
 	}
-	n := &node{id: fs.nextID, fd: fd, file: file, kind: kind, lookups: 1}
+	n := &node{id: fs.nextID, fd: fd, file: file, kind: kind, birth: st.birth, lookups: 1}
 	fs.nextID++
 	fs.nodes[n.id], fs.byFile[file] = n, n
 	return n
@@ -220,7 +222,7 @@ func (fs *FS) useNamed(id uint64) (n *node, done func(), code fuse.Status) {
 	if err != nil {
 		return nil, nil, fuse.ToStatus(err)
 	}
-	if st, err := stat(fd); err != nil || st.mode&unix.S_IFMT != unix.S_IFREG {
+	if st, err := fs.stat(fd); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		_ = unix.Close(fd)           // a path
 		return nil, nil, fuse.ENOENT // another type would make the guest's kernel give the file up
 	}
@@ -267,7 +269,8 @@ func (fs *FS) dropLocked(n *node) {
 // remembered.
 func (fs *FS) closeLocked(n *node) {
 	if fs.owners != nil && !fs.readOnly {
-		if st, err := stat(n.fd); err == nil && st.Nlink == 0 {
+		st := status{birth: n.birth}
+		if err := unix.Fstat(n.fd, &st.Stat_t); err == nil && st.Nlink == 0 {
 			fs.owners.forget(&st)
 		}
 	}
@@ -337,7 +340,7 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	if err != nil {
 		return fuse.ToStatus(err)
 	}
-	st, err := stat(fd)
+	st, err := fs.stat(fd)
 	if err != nil {
 		_ = unix.Close(fd)
 		return fuse.ToStatus(err)
@@ -345,7 +348,7 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	fs.attributes(&st, &out.Attr)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.only != "" && st.mode&unix.S_IFMT != unix.S_IFREG {
+	if fs.only != "" && st.Mode&unix.S_IFMT != unix.S_IFREG {
 		_ = unix.Close(fd) // a path
 		return fuse.ENOENT
 	}

@@ -64,7 +64,7 @@ func (fs *FS) modeOnHost(mode uint32) uint32 {
 // remembered, nothing was made.
 func (fs *FS) adopt(dir *node, fd int, name string, v *view) fuse.Status {
 	if !fs.squash {
-		return fuse.ToStatus(own(fd, v))
+		return fuse.ToStatus(fs.own(fd, v))
 	}
 	err := fs.inherit(dir, v)
 	if err == nil {
@@ -88,7 +88,7 @@ func (fs *FS) adopt(dir *node, fd int, name string, v *view) fuse.Status {
 // inherit gives what is made in a directory with a set-group-id bit its group, and a
 // directory the bit too, as the kernel has it (inode_init_owner in fs/inode.c).
 func (fs *FS) inherit(dir *node, v *view) error {
-	st, err := stat(dir.fd)
+	st, err := fs.stat(dir.fd)
 	if err != nil {
 		return err
 	}
@@ -102,16 +102,16 @@ func (fs *FS) inherit(dir *node, v *view) error {
 }
 
 // own changes owner and mode on the host of what was just made.
-func own(fd int, v *view) error {
+func (fs *FS) own(fd int, v *view) error {
 	if err := unix.Fchownat(fd, "", int(v.Uid), int(v.Gid), unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	st, err := stat(fd)
+	st, err := fs.stat(fd)
 	if err != nil {
 		return err
 	}
-	mode := st.mode&permissions | v.mode&modeBits
-	if v.mode&unix.S_IFMT == unix.S_IFLNK || mode == st.mode&permissions {
+	mode := st.Mode&permissions | v.mode&modeBits
+	if v.mode&unix.S_IFMT == unix.S_IFLNK || mode == st.Mode&permissions {
 		return nil
 	}
 	return unix.Chmod(again(fd), mode)

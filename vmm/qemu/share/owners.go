@@ -84,7 +84,7 @@ func openTable(dir, folder string, st *status, readOnly bool) (*table, error) {
 		_ = f.Close() // nothing was written
 		return nil, fmt.Errorf("%s is no regular file", path)
 	}
-	t := &table{f: f, dev: st.dev, levels: levels}
+	t := &table{f: f, dev: st.Dev, levels: levels}
 	now := time.Now()
 	err = errors.Join(t.lock(unix.F_RDLCK, useByte), os.Chtimes(path, now, now), durable.SyncDir(dir))
 	if errors.Is(err, fs.ErrNotExist) { // it was old, and another share has just removed it
@@ -144,7 +144,7 @@ func (t *table) close() {
 
 // inode returns the identity of a file of the folder.
 func (t *table) inode(st *status) inode {
-	i := inode{dev: st.dev, ino: st.Ino, birth: st.birth}
+	i := inode{dev: st.Dev, ino: st.Ino, birth: st.birth}
 	if i.dev == t.dev {
 		i.dev = 0
 	}
