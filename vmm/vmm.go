@@ -100,6 +100,12 @@ type Share struct {
 	Path string
 	// ReadOnly is enforced on the host.
 	ReadOnly bool
+	// Owners is a folder in which a driver that is not root remembers the owners that
+	// the guest gives; "": nothing is remembered.
+	Owners string
+	// UID and GID are whose the files of the user who runs the driver are in the
+	// guest, unless the guest gave them to others, or the driver is root's.
+	UID, GID uint32
 }
 
 // Pauser is the optional ability to hold a machine's processors. What was on its

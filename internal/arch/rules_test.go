@@ -29,6 +29,7 @@ func rooms() map[string]row {
 		"internal/seccomp":   {pure: true},
 		"internal/filelock":  {imports: []string{"internal/errs"}},
 		"internal/durable":   {},
+		"internal/users":     {imports: []string{"internal/errs"}},
 		"internal/docs":      {},
 		"internal/regular":   {imports: []string{"internal/errs"}},
 		"internal/childenv":  {},
@@ -50,7 +51,7 @@ func rooms() map[string]row {
 		"vmm/vmmtest":        {imports: []string{"vmm", "agentproto", "internal/errs", "internal/network/frame", "internal/network/networktest", "internal/wire"}},
 		"vmm/vz":             {imports: []string{"vmm", "internal/errs", "internal/undo"}},
 		"vmm/qemu":           {imports: []string{"vmm", "vmm/qemu/share", "internal/errs", "internal/boot", "internal/filelock", "internal/mux", "internal/undo", "internal/durable", "internal/childenv", "vmm/qemu/vsock"}},
-		"vmm/qemu/share":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
+		"vmm/qemu/share":     {imports: []string{"internal/errs", "internal/durable", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vsock":     {imports: []string{"internal/errs", "vmm/qemu/vhostuser"}},
 		"vmm/qemu/vhostuser": {imports: []string{"internal/errs"}},
 		// A driver of such devices, as a guest has one: for tests of them.
@@ -81,7 +82,7 @@ func rooms() map[string]row {
 
 		// what runs: in the machine, beside it, and for a command
 		// It is the machine's main program: its stderr is the console.
-		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/accept", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/wire"}},
+		"internal/guest": {prints: true, imports: []string{"agentproto", "relay", "internal/accept", "internal/archive", "internal/boot", "internal/errs", "internal/mux", "internal/users", "internal/wire"}},
 		"internal/shim": {imports: []string{"vmm", "internal/regular", "agentproto", "relay", "internal/accept", "internal/errs", "internal/journal", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/shimproto", "internal/state", "internal/store", "internal/switchproc", "internal/switchproto", "internal/undo", "internal/volume", "internal/wire", "internal/durable", "internal/childenv"}},
 		"executor":          {imports: []string{"planner", "internal/errs", "internal/event"}},
@@ -89,7 +90,7 @@ func rooms() map[string]row {
 		"internal/engine": {imports: []string{"executor", "internal/regular", "planner", "spec", "vmm", "agentproto", "internal/agents",
 			"internal/diag", "internal/errs", "internal/event", "internal/filelock", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/network", "internal/network/frame", "internal/network/lease", "internal/shimproto", "internal/state", "internal/store", "internal/switchproto",
-			"internal/seccomp", "internal/undo", "internal/volume", "internal/childenv"}},
+			"internal/seccomp", "internal/undo", "internal/users", "internal/image/erofs", "internal/volume", "internal/childenv"}},
 
 		// what a command does; the driver of machines is the shim's
 		"internal/stack": {imports: []string{"executor", "planner", "spec", "internal/childenv", "internal/engine", "internal/errs", "internal/event",
@@ -117,10 +118,11 @@ func rooms() map[string]row {
 			"internal/engine", "internal/errs", "internal/event", "internal/image", "internal/journal", "internal/kernel", "internal/lifecycle",
 			"internal/logs", "internal/shimproto", "internal/stack", "internal/state", "internal/store", "internal/process",
 			"internal/ui", "internal/wire", "internal/settings"}},
-		"cmd/vzcompose":  {prints: true, imports: []string{"internal/cli", "internal/driver"}},
-		"cmd/vzagent":    {prints: true, imports: []string{"internal/guest"}},
-		"test/e2e":       {},
-		"test/e2e/calls": {prints: true},
+		"cmd/vzcompose":   {prints: true, imports: []string{"internal/cli", "internal/driver"}},
+		"cmd/vzagent":     {prints: true, imports: []string{"internal/guest"}},
+		"test/e2e":        {},
+		"test/e2e/calls":  {prints: true},
+		"test/e2e/rights": {prints: true},
 
 		"test/e2e/sockets": {prints: true},
 		// The kernel and the agent are what it boots by hand.

@@ -18,10 +18,12 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/event"
 	"github.com/vzcompose/vzcompose/internal/image"
+	"github.com/vzcompose/vzcompose/internal/image/erofs"
 	"github.com/vzcompose/vzcompose/internal/kernel"
 	"github.com/vzcompose/vzcompose/internal/lifecycle"
 	"github.com/vzcompose/vzcompose/internal/store"
 	"github.com/vzcompose/vzcompose/internal/undo"
+	"github.com/vzcompose/vzcompose/internal/users"
 	"github.com/vzcompose/vzcompose/internal/volume"
 	"github.com/vzcompose/vzcompose/planner"
 	"github.com/vzcompose/vzcompose/spec"
@@ -226,6 +228,12 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 		return rec, err
 	}
 	rec.User = first(c.User, img.User)
+	if len(rec.Shares) > 0 {
+		who := userIn(rec.Root, rec.User)
+		for n := range rec.Shares {
+			rec.Shares[n].UID, rec.Shares[n].GID = who.UID, who.GID
+		}
+	}
 	if rec.StopSignal, err = agentproto.ParseSignal(first(c.StopSignal, img.StopSignal, "SIGTERM")); err != nil {
 		return rec, fmt.Errorf("stop signal: %w", err)
 	}
@@ -259,6 +267,24 @@ func shareOf(m spec.Mount, n int) (store.Share, error) {
 		h.Path, h.File, h.Make = path, filepath.Base(path), false
 	}
 	return h, nil
+}
+
+// userIn returns who a user is in a root, by its /etc/passwd and /etc/group. Root: it
+// is not known, and the start reports it.
+func userIn(root, user string) users.Identity {
+	f, err := os.Open(root)
+	if err != nil {
+		return users.Identity{}
+	}
+	defer f.Close()
+	var d users.Database
+	d.Passwd, _ = erofs.ReadFile(f, "etc/passwd", users.MaxFile) // an image may lack it
+	d.Group, _ = erofs.ReadFile(f, "etc/group", users.MaxFile)   // likewise
+	who, err := d.Resolve(user)
+	if err != nil {
+		return users.Identity{}
+	}
+	return who
 }
 
 // makeShares makes the folders that an instance shares and that are missing, as the

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/users"
 )
 
 // Agent answers the host. See agentproto for what the calls mean.
@@ -120,7 +121,7 @@ func (a *agent) order(s agentproto.Start) (*orders, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(s.Groups) > maxGroups {
+	if len(s.Groups) > users.MaxGroups {
 		return nil, errs.New(errs.InvalidArgument, "process with %d groups", len(s.Groups))
 	}
 	for _, g := range s.Groups {

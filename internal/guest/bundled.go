@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/users"
 )
 
 // startBundle starts the container by an OCI runtime: its own process is created,
@@ -124,7 +125,7 @@ func (r *ociRuntime) prepare(o *orders, g *cgroup) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	root := inRoot{fd}
-	if err := o.Process.resolveUser(func() (database, error) { return readDatabaseIn(root) }); err != nil {
+	if err := o.Process.resolveUser(func() (users.Database, error) { return readDatabaseIn(root) }); err != nil {
 		return err
 	}
 	if err := makeCwd(root, o.Process.Cwd); err != nil {
@@ -235,7 +236,7 @@ func (c *container) identify(o *orders) error {
 	}
 	defer func() { _ = f.Close() }()
 	root := inRoot{int(f.Fd())}
-	if err := o.Process.resolveUser(func() (database, error) { return readDatabaseIn(root) }); err != nil {
+	if err := o.Process.resolveUser(func() (users.Database, error) { return readDatabaseIn(root) }); err != nil {
 		return err
 	}
 	return makeCwd(root, o.Process.Cwd)

@@ -11,12 +11,14 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vzcompose/vzcompose/internal/users"
 )
 
 // setUserOfAll is setUser for every thread of a process that stays. Those that
 // do not execute lose their capabilities with the user; ours keeps them (see
 // PR_SET_KEEPCAPS).
-func setUserOfAll(id identity) error {
+func setUserOfAll(id users.Identity) error {
 	groups := make([]int, len(id.Groups))
 	for i, g := range id.Groups {
 		groups[i] = int(g)

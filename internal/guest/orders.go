@@ -6,6 +6,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/vzcompose/vzcompose/agentproto"
+	"github.com/vzcompose/vzcompose/internal/users"
 )
 
 // orders are what the agent tells the stage. They are built new from an
@@ -54,18 +55,18 @@ type sysctl struct {
 
 // processOrders are how one process is made.
 type processOrders struct {
-	Args            []string `json:"args"`
-	Env             []string `json:"env,omitempty"`
-	Cwd             string   `json:"cwd"`
-	User            string   `json:"user,omitempty"`   // to look up; "": Identity is it
-	Groups          []string `json:"groups,omitempty"` // to look up, beside those of User
-	Identity        identity `json:"identity"`
-	Umask           int      `json:"umask"`
-	Caps            capSets  `json:"caps"`
-	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
-	Filter          *filter  `json:"filter,omitempty"` // nil: every system call
-	Rlimits         []rlimit `json:"rlimits,omitempty"`
-	OOMScoreAdj     *int     `json:"oom_score_adj,omitempty"`
+	Args            []string       `json:"args"`
+	Env             []string       `json:"env,omitempty"`
+	Cwd             string         `json:"cwd"`
+	User            string         `json:"user,omitempty"`   // to look up; "": Identity is it
+	Groups          []string       `json:"groups,omitempty"` // to look up, beside those of User
+	Identity        users.Identity `json:"identity"`
+	Umask           int            `json:"umask"`
+	Caps            capSets        `json:"caps"`
+	NoNewPrivileges bool           `json:"no_new_privileges,omitempty"`
+	Filter          *filter        `json:"filter,omitempty"` // nil: every system call
+	Rlimits         []rlimit       `json:"rlimits,omitempty"`
+	OOMScoreAdj     *int           `json:"oom_score_adj,omitempty"`
 	// Init has this process stay as the parent of the one that is ordered.
 	Init bool `json:"init,omitempty"`
 	// Hold has this process wait for the last of its orders before it gives up

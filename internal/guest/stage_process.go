@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/users"
 )
 
 // beforeRoot does what needs the machine's /proc.
@@ -155,7 +156,7 @@ func executable(file string) error {
 }
 
 // resolveUser looks up who the process runs as, and where that one is at home.
-func (p *processOrders) resolveUser(read func() (database, error)) error {
+func (p *processOrders) resolveUser(read func() (users.Database, error)) error {
 	homeless := !slices.ContainsFunc(p.Env, func(e string) bool { return strings.HasPrefix(e, "HOME=") })
 	if p.User == "" && !homeless && len(p.Groups) == 0 {
 		return nil
@@ -166,15 +167,15 @@ func (p *processOrders) resolveUser(read func() (database, error)) error {
 	}
 	home := ""
 	if p.User != "" {
-		if p.Identity, err = db.resolve(p.User); err != nil {
+		if p.Identity, err = db.Resolve(p.User); err != nil {
 			return err
 		}
 		home = p.Identity.Home
 	} else {
-		home = db.home(p.Identity.UID)
+		home = db.Home(p.Identity.UID)
 	}
 	for _, g := range p.Groups {
-		gid, err := db.groupID(g)
+		gid, err := db.GroupID(g)
 		if err != nil {
 			return err
 		}
@@ -274,7 +275,7 @@ func (p *processOrders) changeUser() error {
 // setUser changes this thread only, which is the one that executes. Package
 // syscall's functions would change every thread, for nothing, unless this
 // process stays.
-func setUser(id identity, every bool) error {
+func setUser(id users.Identity, every bool) error {
 	if every {
 		return setUserOfAll(id)
 	}

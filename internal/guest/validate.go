@@ -15,6 +15,7 @@ import (
 
 	"github.com/vzcompose/vzcompose/agentproto"
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/users"
 )
 
 // Bounds of a runtime-spec beyond those of a message.
@@ -214,7 +215,7 @@ func (c *containerOrders) parseSysctls(m map[string]string) error {
 func parseProcess(p *specs.Process) (processOrders, error) {
 	o := processOrders{
 		Args: p.Args, Env: p.Env, Cwd: p.Cwd, Umask: 0o022,
-		Identity:        identity{UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids},
+		Identity:        users.Identity{UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids},
 		NoNewPrivileges: p.NoNewPrivileges,
 		OOMScoreAdj:     p.OOMScoreAdj,
 	}
@@ -259,7 +260,7 @@ func (o *processOrders) check() error {
 		return errs.New(errs.InvalidArgument, "process with %d arguments and variables", len(o.Args)+len(o.Env))
 	case !absolute(o.Cwd):
 		return errs.New(errs.InvalidArgument, "working directory %.200q is not absolute", o.Cwd)
-	case len(o.Identity.Groups) > maxGroups:
+	case len(o.Identity.Groups) > users.MaxGroups:
 		return errs.New(errs.InvalidArgument, "process with %d groups", len(o.Identity.Groups))
 	case o.OOMScoreAdj != nil && (*o.OOMScoreAdj < -1000 || *o.OOMScoreAdj > 1000):
 		return errs.New(errs.InvalidArgument, "oom score adjustment of %d", *o.OOMScoreAdj)

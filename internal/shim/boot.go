@@ -341,7 +341,7 @@ func (s *shim) machineConfig() *vmm.Config {
 		cfg.Disks = append(cfg.Disks, vmm.Disk{ID: v.ID, Path: v.Path, ReadOnly: v.ReadOnly})
 	}
 	for _, h := range i.Shares {
-		cfg.Shares = append(cfg.Shares, vmm.Share{ID: h.ID, Path: h.Path, ReadOnly: h.ReadOnly})
+		cfg.Shares = append(cfg.Shares, vmm.Share{ID: h.ID, Path: h.Path, ReadOnly: h.ReadOnly, Owners: home.Owners(), UID: h.UID, GID: h.GID})
 	}
 	return cfg
 }

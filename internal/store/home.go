@@ -93,6 +93,7 @@ const externalFolder = "_external"
 func (h Home) Images() string    { return filepath.Join(h.Dir, "images") }
 func (h Home) Kernels() string   { return filepath.Join(h.Dir, "kernels") }
 func (h Home) Templates() string { return filepath.Join(h.Dir, "templates") }
+func (h Home) Owners() string    { return filepath.Join(h.Dir, "owners") } // of files in shared folders
 
 // Pool is the home of what waits for an instance. Its sockets are beside ours.
 func (h Home) Pool() Home { return Home{Dir: filepath.Join(h.Dir, "pool"), Runtime: h.Runtime} }

@@ -94,6 +94,8 @@ type Share struct {
 	File     string `json:"file,omitempty"` // its name, where it is a file
 	Make     bool   `json:"make,omitempty"` // a start makes the folder where it is missing
 	ReadOnly bool   `json:"read_only,omitempty"`
+	UID      uint32 `json:"uid,omitempty"` // whose the user's files are in the container
+	GID      uint32 `json:"gid,omitempty"`
 }
 
 // Device is a device of the machine that its container has too, at Path.

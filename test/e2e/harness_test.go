@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -100,6 +101,7 @@ type stack struct {
 	name string
 	dir  string
 	opts []string // before the command: what names the stack, where its folder does not
+	user *account // who runs the commands; nil: whoever runs the tests
 }
 
 // scenario makes a stack of the file; what is left of it at the end is taken
@@ -168,6 +170,7 @@ func (r result) dump(t *testing.T) { t.Logf("%s", r) }
 func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, shared.program, slices.Concat(s.opts, args)...)
 	cmd.Dir = s.dir
+	s.user.run(cmd)
 	return cmd
 }
 
@@ -264,11 +267,14 @@ func (s *stack) qemuOf(instance string) int {
 			out = append(out, b...)
 		}
 	}
-	var pid int
-	if _, err := fmt.Sscan(string(out), &pid); err != nil {
-		s.t.Fatalf("no machine below shim %d: %v", shim, err)
+	for _, pid := range strings.Fields(string(out)) {
+		// The shim may have started its stack's switch too.
+		if name, err := os.ReadFile(filepath.Join("/proc", pid, "comm")); err == nil && strings.HasPrefix(string(name), "qemu") {
+			return must(strconv.Atoi(pid))
+		}
 	}
-	return pid
+	s.t.Fatalf("no machine below shim %d: %s", shim, out)
+	return 0
 }
 
 func kill9(t *testing.T, pid int) {

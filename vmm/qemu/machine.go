@@ -49,7 +49,7 @@ type machine struct {
 	ports    [rootPorts]string // the disk or card in each
 	cards    []*os.File        // the host's ends; closed when the machine is gone
 
-	lostDevices []string                 // notes of what is no longer served
+	deviceNotes []string                 // of what is not served as it should be; mu
 	vsock       *vsock.Device            // nil: none
 	waiting     map[string]chan struct{} // for the guest to let go of a device
 
@@ -237,7 +237,7 @@ func (m *machine) Trace() vmm.Trace {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t.Notes = append(slices.Clone(t.Notes), m.lostDevices...)
+	t.Notes = append(slices.Clone(t.Notes), m.deviceNotes...)
 	return t
 }
 

@@ -124,7 +124,7 @@ func (m *machine) serve(what string, d servedDevice, c *net.UnixConn) {
 		if err := d.Serve(c); err != nil {
 			m.mu.Lock()
 			defer m.mu.Unlock()
-			m.lostDevices = append(m.lostDevices, fmt.Sprintf("%s: lost from here on: %v", what, err))
+			m.deviceNotes = append(m.deviceNotes, fmt.Sprintf("%s: lost from here on: %v", what, err))
 		}
 	})
 }

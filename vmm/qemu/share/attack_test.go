@@ -30,6 +30,8 @@ type guest struct {
 	t     testing.TB
 	fs    *FS
 	proto *protocol
+	uid   uint32 // who asks
+	gid   uint32
 }
 
 func newGuest(t testing.TB, o Options) *guest {
@@ -39,11 +41,29 @@ func newGuest(t testing.TB, o Options) *guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(fs.Close)
-	g := &guest{t, fs, newProtocol(fs)}
+	g := &guest{t: t, fs: fs, proto: newProtocol(fs)}
 	if _, err := g.call(opInit, 0, words(uint32(7), uint32(38), uint32(1<<16), uint32(0xffffffff), make([]byte, 48))); err != nil {
 		t.Fatalf("init: %v", err)
 	}
 	return g
+}
+
+// bothWays runs a test on a share whose owners are the host's, and on one that
+// remembers its own.
+func bothWays(t *testing.T, test func(t *testing.T, o Options)) {
+	t.Run("owners of the host", func(t *testing.T) { test(t, Options{}) })
+	t.Run("owners of its own", func(t *testing.T) { test(t, remembering(t)) })
+}
+
+// remembering is of shares that remember owners, whoever runs the test.
+func remembering(t testing.TB) Options {
+	return Options{Owners: filepath.Join(t.TempDir(), "owners"), squash: true}
+}
+
+// at are the options of a share of path.
+func (o Options) at(path string) Options {
+	o.Path = path
+	return o
 }
 
 // words puts numbers, texts and bytes together; a text ends with a zero.
@@ -64,7 +84,7 @@ func words(all ...any) []byte {
 
 // call makes a request and answers what came back, or its error.
 func (g *guest) call(op uint32, node uint64, payload []byte) ([]byte, error) {
-	in := words(uint32(inHeader+len(payload)), op, uint64(77), node, uint32(0), uint32(0), uint32(1), uint32(0), payload)
+	in := words(uint32(inHeader+len(payload)), op, uint64(77), node, g.uid, g.gid, uint32(1), uint32(0), payload)
 	out := make([]byte, 128<<10)
 	n := perform(g.proto, in, out, true)
 	if n < outHeader {
@@ -139,9 +159,11 @@ func evil(outside string) []string {
 		"/etc/passwd", "up/outside/secret", "abs/secret", "sub/", "/", strings.Repeat("n", 300), strings.Repeat("../", 80) + "etc/passwd"}
 }
 
-func TestNamesDoNotLeadOut(t *testing.T) {
+func TestNamesDoNotLeadOut(t *testing.T) { bothWays(t, namesDoNotLeadOut) }
+
+func namesDoNotLeadOut(t *testing.T, o Options) {
 	dir, outside := playground(t)
-	g := newGuest(t, Options{Path: dir})
+	g := newGuest(t, o.at(dir))
 	file := g.mustLookup(root, "file")
 	sub := g.mustLookup(root, "sub")
 	for _, name := range evil(outside) {
@@ -163,9 +185,11 @@ func TestNamesDoNotLeadOut(t *testing.T) {
 }
 
 // A symbolic link is text: nothing is done by way of it.
-func TestLinksAreNotFollowed(t *testing.T) {
+func TestLinksAreNotFollowed(t *testing.T) { bothWays(t, linksAreNotFollowed) }
+
+func linksAreNotFollowed(t *testing.T, o Options) {
 	dir, outside := playground(t)
-	g := newGuest(t, Options{Path: dir})
+	g := newGuest(t, o.at(dir))
 	for _, name := range []string{"up", "abs", "secret"} {
 		n := g.mustLookup(root, name)
 		b, err := g.call(opReadlink, n, nil)
@@ -198,9 +222,11 @@ func setattr(valid uint32, size uint64, mode uint32) []byte {
 }
 
 // What is swapped for a link under a node's name changes nothing of the node.
-func TestSwappedUnderANode(t *testing.T) {
+func TestSwappedUnderANode(t *testing.T) { bothWays(t, swappedUnderANode) }
+
+func swappedUnderANode(t *testing.T, o Options) {
 	dir, outside := playground(t)
-	g := newGuest(t, Options{Path: dir})
+	g := newGuest(t, o.at(dir))
 	sub, file := g.mustLookup(root, "sub"), g.mustLookup(root, "file")
 	for _, name := range []string{"sub", "file"} {
 		if err := os.Rename(filepath.Join(dir, name), filepath.Join(dir, name+".moved")); err != nil {
@@ -231,9 +257,12 @@ func TestSwappedUnderANode(t *testing.T) {
 	untouched(t, outside)
 }
 
-func TestReadOnlyRefusesEverything(t *testing.T) {
+func TestReadOnlyRefusesEverything(t *testing.T) { bothWays(t, readOnlyRefusesEverything) }
+
+func readOnlyRefusesEverything(t *testing.T, o Options) {
 	dir, outside := playground(t)
-	g := newGuest(t, Options{Path: dir, ReadOnly: true})
+	o.ReadOnly = true
+	g := newGuest(t, o.at(dir))
 	file, sub := g.mustLookup(root, "file"), g.mustLookup(root, "sub")
 	b, err := g.call(opOpen, file, words(uint32(unix.O_RDONLY), uint32(0)))
 	if err != nil {
@@ -270,12 +299,25 @@ func TestReadOnlyRefusesEverything(t *testing.T) {
 
 // Devices are not made, what is no file or directory is not opened, and nobody's
 // identity is lent.
-func TestSpecialFiles(t *testing.T) {
+func TestSpecialFiles(t *testing.T) { bothWays(t, specialFiles) }
+
+func specialFiles(t *testing.T, o Options) {
 	dir, _ := playground(t)
-	g := newGuest(t, Options{Path: dir})
+	g := newGuest(t, o.at(dir))
 	for _, kind := range []uint32{unix.S_IFBLK, unix.S_IFCHR, unix.S_IFDIR, unix.S_IFLNK, 0xf000} {
 		if _, err := g.call(opMknod, root, words(kind|0o666, uint32(0x103), uint32(0), uint32(0), "device")); err == nil {
-			t.Errorf("a node of kind %o was made", kind)
+			fi, err := os.Lstat(filepath.Join(dir, "device"))
+			if device := kind == unix.S_IFBLK || kind == unix.S_IFCHR; !device || o.Owners == "" || err != nil || !fi.Mode().IsRegular() {
+				t.Errorf("a node of kind %o was made: %v %v", kind, fi, err)
+			}
+			for _, flags := range []uint32{unix.O_RDONLY, unix.O_RDWR} {
+				if _, err := g.call(opOpen, g.mustLookup(root, "device"), words(flags, uint32(0))); err == nil {
+					t.Error("a device was opened")
+				}
+			}
+			if _, err := g.call(opUnlink, root, words("device")); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	if _, err := g.call(opMknod, root, words(uint32(unix.S_IFIFO|0o666), uint32(0), uint32(0), uint32(0), "pipe")); err != nil {
@@ -302,9 +344,11 @@ func TestSpecialFiles(t *testing.T) {
 }
 
 // Of a file that is shared alone nothing else is seen, made or moved.
-func TestOneFile(t *testing.T) {
+func TestOneFile(t *testing.T) { bothWays(t, oneFile) }
+
+func oneFile(t *testing.T, o Options) {
 	dir, outside := playground(t)
-	g := newGuest(t, Options{Path: filepath.Join(dir, "file")})
+	g := newGuest(t, o.at(filepath.Join(dir, "file")))
 	file := g.mustLookup(root, "file")
 	for _, name := range append(evil(outside), "sub", "secret", "abs") {
 		if _, err := g.lookup(root, name); err == nil {
@@ -344,10 +388,12 @@ func TestOneFile(t *testing.T) {
 
 // What stands under the name of a file that is shared alone is the file, for who
 // has mounted it too: an editor that writes a new one and renames it is followed.
-func TestOneFileIsFoundByItsName(t *testing.T) {
+func TestOneFileIsFoundByItsName(t *testing.T) { bothWays(t, oneFileIsFoundByItsName) }
+
+func oneFileIsFoundByItsName(t *testing.T, o Options) {
 	dir, outside := playground(t)
 	path := filepath.Join(dir, "file")
-	g := newGuest(t, Options{Path: path})
+	g := newGuest(t, o.at(path))
 	file := g.mustLookup(root, "file")
 	open := func() uint64 {
 		t.Helper()
@@ -432,9 +478,11 @@ func TestOneFileIsFoundByItsName(t *testing.T) {
 
 // Requests that are torn, too large or about nothing are refused, and what there
 // may be at a time is bounded.
-func TestTornAndHugeRequests(t *testing.T) {
+func TestTornAndHugeRequests(t *testing.T) { bothWays(t, tornAndHugeRequests) }
+
+func tornAndHugeRequests(t *testing.T, o Options) {
 	dir, outside := playground(t)
-	g := newGuest(t, Options{Path: dir})
+	g := newGuest(t, o.at(dir))
 	out := make([]byte, 64<<10)
 	whole := words(uint32(inHeader+7), uint32(opLookup), uint64(77), uint64(root), uint32(0), uint32(0), uint32(1), uint32(0), "../../")
 	for n := range whole {
@@ -476,13 +524,20 @@ func FuzzRequest(f *testing.F) {
 	f.Add(uint32(opRename), uint64(root), words(uint64(2), "file", "../x"), false)
 	f.Add(uint32(opWrite), uint64(2), words(uint64(1), uint64(1)<<63, uint32(9), uint32(0), uint64(0), uint32(0), uint32(0), []byte("x")), true)
 	f.Add(uint32(opSetattr), uint64(3), setattr(fuse.FATTR_SIZE, 1<<40, 0), false)
+	f.Add(uint32(opSetattr), uint64(2), chown(999, 1<<32-1), false)
+	f.Add(uint32(opSetattr), uint64(2), setattr(fuse.FATTR_MODE, 0, 0o177777), false)
+	f.Add(uint32(opMknod), uint64(root), words(uint32(unix.S_IFBLK|0o666), uint32(0x103), uint32(0), uint32(0), "disk"), false)
+	f.Add(uint32(opSymlink), uint64(root), words("link", "../outside"), false)
 	f.Fuzz(func(t *testing.T, op uint32, node uint64, payload []byte, readOnly bool) {
-		dir, outside := playground(t)
-		g := newGuest(t, Options{Path: dir, ReadOnly: readOnly})
-		file := g.mustLookup(root, "file")
-		g.mustLookup(root, "sub")
-		_, _ = g.call(opOpen, file, words(uint32(unix.O_RDONLY), uint32(0)))
-		_, _ = g.call(op, node, payload)
-		untouched(t, outside)
+		for _, o := range []Options{{}, remembering(t)} {
+			dir, outside := playground(t)
+			o.ReadOnly = readOnly
+			g := newGuest(t, o.at(dir))
+			file := g.mustLookup(root, "file")
+			g.mustLookup(root, "sub")
+			_, _ = g.call(opOpen, file, words(uint32(unix.O_RDONLY), uint32(0)))
+			_, _ = g.call(op, node, payload)
+			untouched(t, outside)
+		}
 	})
 }

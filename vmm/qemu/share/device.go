@@ -59,6 +59,9 @@ func NewDevice(tag string, o Options) (*Device, error) {
 	return d, nil
 }
 
+// Forgets returns why the share remembers no owners where it should.
+func (d *Device) Forgets() error { return d.fs.forgets }
+
 // protocol reads FUSE. The library keeps what an INIT agreed on without a lock, as a
 // kernel sends one before all else; a hostile guest sends it when it likes. So it
 // is served alone.

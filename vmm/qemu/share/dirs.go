@@ -35,7 +35,7 @@ func (fs *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 		return code
 	}
 	defer done()
-	return fuse.ToStatus(h.f.Sync())
+	return fs.sync(h)
 }
 
 // ReadDir lists a directory from a position on.

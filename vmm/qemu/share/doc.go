@@ -13,14 +13,23 @@
 //     lies in the share, whatever is swapped under it meanwhile. Symbolic links
 //     are text, which the guest follows in its own world.
 //   - Only regular files and directories are opened: the guest's kernel has the
-//     pipes, sockets and devices of its own. No device nodes are made, and no bits
-//     that lend somebody's identity (set-user-id, set-group-id).
+//     pipes, sockets and devices of its own. No device nodes are made on the host,
+//     and no bits that lend somebody's identity (set-user-id, set-group-id).
 //   - A read-only share refuses here, not in the guest.
 //   - A request is copied out of the guest's memory before it is read, and the
 //     answer into it after it was made. What there may be of requests, nodes and
 //     handles at a time is bounded.
 //
-// Without root on the host all files are the invoking user's: they are shown as
-// the guest's root's, and a change of owner is accepted and has no effect.
+// # Owners
+//
+// As root, owners are the host's. Without root, all files are the invoking user's on
+// the host, and a table in the home folder has what the guest made of them (table):
+// owners, modes, device numbers. Nothing of it is on the files themselves, which
+// could not hold it (attributes of the user's cannot be on symbolic links and
+// devices), nor in their folder. What is not in the table is the container's user's.
+// Who may do what is up to the guest's kernel, which mounts each virtio-fs with
+// default_permissions (fs/fuse/virtio_fs.c, virtio_fs_ctx_set_defaults): a check here
+// would be of IDs that a hostile guest makes up, and without its supplementary groups.
+//
 // Extended attributes are not offered. Locks are the guest kernel's own.
 package share

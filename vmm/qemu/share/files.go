@@ -24,8 +24,8 @@ func (fs *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 }
 
 func (fs *FS) tell(n *node, out *fuse.AttrOut) fuse.Status {
-	var st unix.Stat_t
-	if err := unix.Fstat(n.fd, &st); err != nil {
+	st, err := fs.stat(n.fd)
+	if err != nil {
 		return fuse.ToStatus(err)
 	}
 	out.SetTimeout(validity)
@@ -53,7 +53,27 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 }
 
 func (fs *FS) set(n *node, in *fuse.SetAttrIn) error {
-	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 && !fs.squash {
+	if in.Valid&fuse.FATTR_MODE != 0 && n.kind == unix.S_IFLNK {
+		return unix.EOPNOTSUPP
+	}
+	do := fs.setHost
+	if fs.squash {
+		do = fs.setView
+	}
+	if err := do(n, in); err != nil {
+		return err
+	}
+	if in.Valid&fuse.FATTR_SIZE != 0 {
+		if err := fs.truncate(n, in); err != nil {
+			return err
+		}
+	}
+	return setTimes(n, in)
+}
+
+// setHost changes owner and mode where the host's are the guest's.
+func (fs *FS) setHost(n *node, in *fuse.SetAttrIn) error {
+	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID) != 0 {
 		uid, gid := -1, -1
 		if in.Valid&fuse.FATTR_UID != 0 {
 			uid = int(in.Uid)
@@ -66,19 +86,27 @@ func (fs *FS) set(n *node, in *fuse.SetAttrIn) error {
 		}
 	}
 	if in.Valid&fuse.FATTR_MODE != 0 {
-		if n.kind == unix.S_IFLNK {
-			return unix.EOPNOTSUPP
-		}
-		if err := unix.Chmod(again(n.fd), in.Mode&modeBits); err != nil {
-			return err
-		}
+		return unix.Chmod(again(n.fd), in.Mode&modeBits)
 	}
-	if in.Valid&fuse.FATTR_SIZE != 0 {
-		if err := fs.truncate(n, in); err != nil {
-			return err
-		}
+	return nil
+}
+
+// setView changes owner and mode where the guest has its own.
+func (fs *FS) setView(n *node, in *fuse.SetAttrIn) error {
+	if in.Valid&(fuse.FATTR_UID|fuse.FATTR_GID|fuse.FATTR_MODE) == 0 {
+		return nil
 	}
-	return setTimes(n, in)
+	return fs.revise(n.fd, func(v *view) {
+		if in.Valid&fuse.FATTR_UID != 0 {
+			v.Uid = in.Uid
+		}
+		if in.Valid&fuse.FATTR_GID != 0 {
+			v.Gid = in.Gid
+		}
+		if in.Valid&fuse.FATTR_MODE != 0 {
+			v.mode = v.mode&unix.S_IFMT | in.Mode&permissions
+		}
+	})
 }
 
 // truncate cuts a file or makes it longer: the open one that the guest names, whose
@@ -213,24 +241,15 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 	if code := fs.changeable(dir, name); !code.Ok() {
 		return code
 	}
-	fd, err := openBeneath(dir.fd, name, int(in.Flags&openFlags)|unix.O_CREAT|unix.O_EXCL, in.Mode&modeBits)
+	fd, err := openBeneath(dir.fd, name, int(in.Flags&openFlags)|unix.O_CREAT|unix.O_EXCL, fs.modeOnHost(unix.S_IFREG|in.Mode))
 	switch {
 	case err == nil:
 		f := os.NewFile(uintptr(fd), "file")
-		if !fs.squash {
-			err = unix.Fchown(fd, int(in.Uid), int(in.Gid))
-		}
-		if err == nil {
-			err = unix.Fchmod(fd, in.Mode&modeBits) // without what the host's umask took
-		}
-		if err == nil {
+		if code = fs.adopt(dir, fd, name, &view{Owner: in.Owner, mode: unix.S_IFREG | in.Mode&permissions}); code.Ok() {
 			code = fs.lookup(dir, name, &out.EntryOut)
 		}
-		if err != nil || !code.Ok() {
+		if !code.Ok() {
 			_ = f.Close() // nothing was written
-			if err != nil {
-				code = fuse.ToStatus(err)
-			}
 			return code
 		}
 		out.Fh, code = fs.keep(&handle{f: f})
@@ -282,7 +301,15 @@ func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 		return code
 	}
 	defer done()
-	return fuse.ToStatus(h.f.Sync())
+	return fs.sync(h)
+}
+
+// sync brings to the disk what is open, and what is remembered of it and all else.
+func (fs *FS) sync(h *handle) fuse.Status {
+	if err := h.f.Sync(); err != nil {
+		return fuse.ToStatus(err)
+	}
+	return fuse.ToStatus(fs.owners.sync())
 }
 
 // Fallocate makes room in a file.

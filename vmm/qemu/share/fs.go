@@ -35,9 +35,17 @@ type Options struct {
 	Path string
 	// ReadOnly refuses every change.
 	ReadOnly bool
+	// Owners is the folder of the tables in which shares that are not root's remember
+	// owners; "": they do not.
+	Owners string
+	// UID and GID are whose files the user's own are in the guest, where this is not
+	// root.
+	UID, GID uint32
 	// Of is how many shares the process serves, which part its descriptors among
 	// them; 0: one.
 	Of int
+
+	squash bool // as if this were not root, for tests
 }
 
 // FS is the share as go-fuse sees it. Make it with New; Close it.
@@ -45,8 +53,11 @@ type FS struct {
 	fuse.RawFileSystem // answers what is not offered with ENOSYS
 
 	readOnly bool
-	only     string // the one name that there is in the root; "": all
-	squash   bool   // all is the invoking user's
+	only     string     // the one name that there is in the root; "": all
+	squash   bool       // all is the invoking user's: the host's owners are not the guest's
+	user     fuse.Owner // whose that is in the guest, where squash
+	owners   *table     // what the guest has made of it, where squash
+	forgets  error      // why there is no table
 	limits   limits
 
 	mu      sync.Mutex // guards the following
@@ -67,6 +78,7 @@ type node struct {
 	fd      int // O_PATH
 	file    fileID
 	kind    uint32 // S_IFMT
+	birth   uint64 // of status
 	lookups uint64 // that the guest has not taken back; FS.mu
 	users   int    // requests that use fd; FS.mu
 }
@@ -93,7 +105,7 @@ func New(o Options) (*FS, error) {
 	if err != nil {
 		return nil, classed(err)
 	}
-	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: os.Geteuid() != 0, limits: limitsOf(o.Of),
+	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: o.squash || os.Geteuid() != 0, limits: limitsOf(o.Of),
 		nodes: map[uint64]*node{}, byFile: map[fileID]*node{}, nextID: fuse.FUSE_ROOT_ID, handles: map[uint64]*handle{}}
 	switch {
 	case fi.Mode().IsRegular():
@@ -105,14 +117,19 @@ func New(o Options) (*FS, error) {
 	if err != nil {
 		return nil, classed(&os.PathError{Op: "open", Path: path, Err: err})
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	st, err := fs.stat(fd)
+	if err != nil {
 		_ = unix.Close(fd)
 		return nil, classed(&os.PathError{Op: "stat", Path: path, Err: err})
 	}
+	if fs.squash && o.Owners != "" {
+		fs.user = fuse.Owner{Uid: o.UID, Gid: o.GID}
+		st.birth = birth(fd)
+		fs.owners, fs.forgets = openTable(o.Owners, path, &st, o.ReadOnly)
+	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fs.addLocked(fd, &st)
+	fs.addLocked(fd, &st, unix.S_IFDIR)
 	return fs, nil
 }
 
@@ -141,11 +158,12 @@ func (fs *FS) Close() {
 	defer fs.mu.Unlock()
 	fs.closed = true
 	for _, n := range fs.nodes {
-		_ = unix.Close(n.fd) // a path
+		fs.closeLocked(n)
 	}
 	for _, h := range fs.handles {
 		_ = h.f.Close() // the guest is gone, and what it flushed is written
 	}
+	fs.owners.close()
 	clear(fs.nodes)
 	clear(fs.byFile)
 	clear(fs.handles)
@@ -155,7 +173,7 @@ func (fs *FS) String() string { return "share" }
 
 // identify tells a file from others. Of a share of one file, whatever stands under
 // its name is the same file.
-func (fs *FS) identify(st *unix.Stat_t) fileID {
+func (fs *FS) identify(st *status) fileID {
 	if fs.only != "" && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return fileID{}
 	}
@@ -164,14 +182,14 @@ func (fs *FS) identify(st *unix.Stat_t) fileID {
 
 // addLocked makes a node of fd, which is then its own, or counts one more lookup
 // of the node that there is, and closes fd.
-func (fs *FS) addLocked(fd int, st *unix.Stat_t) *node {
+func (fs *FS) addLocked(fd int, st *status, kind uint32) *node {
 	file := fs.identify(st)
 	if n := fs.byFile[file]; n != nil {
 		_ = unix.Close(fd) // a path
 		n.lookups++
 		return n
 	}
-	n := &node{id: fs.nextID, fd: fd, file: file, kind: st.Mode & unix.S_IFMT, lookups: 1}
+	n := &node{id: fs.nextID, fd: fd, file: file, kind: kind, birth: st.birth, lookups: 1}
 	fs.nextID++
 	fs.nodes[n.id], fs.byFile[file] = n, n
 	return n
@@ -204,8 +222,7 @@ func (fs *FS) useNamed(id uint64) (n *node, done func(), code fuse.Status) {
 	if err != nil {
 		return nil, nil, fuse.ToStatus(err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+	if st, err := fs.stat(fd); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		_ = unix.Close(fd)           // a path
 		return nil, nil, fuse.ENOENT // another type would make the guest's kernel give the file up
 	}
@@ -245,6 +262,18 @@ func (fs *FS) dropLocked(n *node) {
 	}
 	delete(fs.nodes, n.id)
 	delete(fs.byFile, n.file)
+	fs.closeLocked(n)
+}
+
+// closeLocked closes a node's descriptor. What has no name any more need not be
+// remembered.
+func (fs *FS) closeLocked(n *node) {
+	if fs.owners != nil && !fs.readOnly {
+		st := status{birth: n.birth}
+		if err := unix.Fstat(n.fd, &st.Stat_t); err == nil && st.Nlink == 0 {
+			fs.owners.forget(&st)
+		}
+	}
 	_ = unix.Close(n.fd) // a path
 }
 
@@ -311,11 +340,12 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	if err != nil {
 		return fuse.ToStatus(err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	st, err := fs.stat(fd)
+	if err != nil {
 		_ = unix.Close(fd)
 		return fuse.ToStatus(err)
 	}
+	fs.attributes(&st, &out.Attr)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.only != "" && st.Mode&unix.S_IFMT != unix.S_IFREG {
@@ -326,32 +356,11 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 		_ = unix.Close(fd)
 		return fuse.Status(unix.ENFILE)
 	}
-	n := fs.addLocked(fd, &st)
+	n := fs.addLocked(fd, &st, out.Mode&unix.S_IFMT)
 	out.NodeId, out.Generation = n.id, 1
 	out.SetEntryTimeout(validity)
 	out.SetAttrTimeout(validity)
-	fs.attributes(&st, &out.Attr)
 	return fuse.OK
-}
-
-// attributes are those of a file as the guest sees them.
-func (fs *FS) attributes(st *unix.Stat_t, a *fuse.Attr) {
-	*a = fuse.Attr{Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks), Mode: st.Mode, Nlink: uint32(st.Nlink),
-		Owner: fuse.Owner{Uid: st.Uid, Gid: st.Gid}, Rdev: uint32(st.Rdev), Blksize: uint32(st.Blksize),
-		Atime: uint64(st.Atim.Sec), Mtime: uint64(st.Mtim.Sec), Ctime: uint64(st.Ctim.Sec),
-		Atimensec: uint32(st.Atim.Nsec), Mtimensec: uint32(st.Mtim.Nsec), Ctimensec: uint32(st.Ctim.Nsec)}
-	if fs.squash {
-		a.Owner = fuse.Owner{Uid: squashed(st.Uid, os.Geteuid()), Gid: squashed(st.Gid, os.Getegid())}
-	}
-}
-
-// squashed is an owner of the host in the guest, where the host's user is mine.
-func squashed(id uint32, mine int) uint32 {
-	const nobody = 65534
-	if int(id) == mine {
-		return 0
-	}
-	return nobody
 }
 
 // again is the path by which the file of a descriptor is opened.
