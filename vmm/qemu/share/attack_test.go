@@ -476,12 +476,18 @@ func FuzzRequest(f *testing.F) {
 	f.Add(uint32(opRename), uint64(root), words(uint64(2), "file", "../x"), false)
 	f.Add(uint32(opWrite), uint64(2), words(uint64(1), uint64(1)<<63, uint32(9), uint32(0), uint64(0), uint32(0), uint32(0), []byte("x")), true)
 	f.Add(uint32(opSetattr), uint64(3), setattr(fuse.FATTR_SIZE, 1<<40, 0), false)
+	for _, op := range []uint32{opGetlk, opSetlk, opSetlkw} {
+		f.Add(op, uint64(2), lk(1, 9, 0, toEnd, unix.F_WRLCK, 0), false)
+		f.Add(op, uint64(2), lk(1, 9, 5, 4, unix.F_RDLCK, fuse.FUSE_LK_FLOCK), true)
+	}
 	f.Fuzz(func(t *testing.T, op uint32, node uint64, payload []byte, readOnly bool) {
 		dir, outside := playground(t)
 		g := newGuest(t, Options{Path: dir, ReadOnly: readOnly})
 		file := g.mustLookup(root, "file")
 		g.mustLookup(root, "sub")
-		_, _ = g.call(opOpen, file, words(uint32(unix.O_RDONLY), uint32(0)))
+		fh := g.mustOpen(file, unix.O_RDONLY)
+		_ = g.lock(opSetlk, lk(fh, 1, 3, 5, unix.F_RDLCK, 0))
+		g.fs.locks.pause() // nobody would unlock what a request waits for
 		_, _ = g.call(op, node, payload)
 		untouched(t, outside)
 	})

@@ -22,5 +22,10 @@
 //
 // Without root on the host all files are the invoking user's: they are shown as
 // the guest's root's, and a change of owner is accepted and has no effect.
-// Extended attributes are not offered. Locks are the guest kernel's own.
+// Extended attributes are not offered.
+//
+// # Locks
+//
+// A lock of the guest is one of the host's kernel (lockTable), so that it holds
+// between machines. What a guest has of them is bounded, and ends with its device.
 package share

@@ -25,7 +25,7 @@ const (
 )
 
 // validity is how long the guest may believe a name or attributes without asking
-// again: what the host changes is seen after that.
+// again: what the host changes is seen after that. Of a coherent share it may not.
 const validity = time.Second
 
 // Options of a share.
@@ -35,6 +35,9 @@ type Options struct {
 	Path string
 	// ReadOnly refuses every change.
 	ReadOnly bool
+	// Coherent shows at once what others change: the guest keeps no names, attributes
+	// and contents. A file cannot be mapped to be written then.
+	Coherent bool
 	// Of is how many shares the process serves, which part its descriptors among
 	// them; 0: one.
 	Of int
@@ -47,7 +50,10 @@ type FS struct {
 	readOnly bool
 	only     string // the one name that there is in the root; "": all
 	squash   bool   // all is the invoking user's
+	validity time.Duration
+	opened   uint32 // flags of an answer to OPEN
 	limits   limits
+	locks    *lockTable
 
 	mu      sync.Mutex // guards the following
 	nodes   map[uint64]*node
@@ -81,7 +87,7 @@ type handle struct {
 }
 
 // limits are how many there may be of what holds a descriptor.
-type limits struct{ nodes, handles int }
+type limits struct{ nodes, handles, locks int }
 
 // New opens a share; errs.NotFound, errs.PermissionDenied.
 func New(o Options) (*FS, error) {
@@ -95,6 +101,10 @@ func New(o Options) (*FS, error) {
 	}
 	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: os.Geteuid() != 0, limits: limitsOf(o.Of),
 		nodes: map[uint64]*node{}, byFile: map[fileID]*node{}, nextID: fuse.FUSE_ROOT_ID, handles: map[uint64]*handle{}}
+	fs.locks, fs.validity = newLockTable(fs.limits.locks), validity
+	if o.Coherent {
+		fs.validity, fs.opened = 0, fuse.FOPEN_DIRECT_IO
+	}
 	switch {
 	case fi.Mode().IsRegular():
 		path, fs.only = filepath.Dir(path), filepath.Base(path)
@@ -127,12 +137,12 @@ func classed(err error) error {
 }
 
 // limitsOf parts the process's descriptors among its shares: half are for nodes, an
-// eighth for handles, and the rest for all else.
+// eighth for handles and another for locks, and the rest for all else.
 func limitsOf(shares int) limits {
 	lim := unix.Rlimit{Cur: 1024}
 	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) // it stays what it is nearly everywhere
 	each := lim.Cur / uint64(max(shares, 1))
-	return limits{nodes: int(min(maxNodes, each/2)), handles: int(min(maxHandles, each/8))}
+	return limits{nodes: int(min(maxNodes, each/2)), handles: int(min(maxHandles, each/8)), locks: int(min(maxLocks, each/8))}
 }
 
 // Close lets go of everything. No request may be under way.
@@ -140,6 +150,7 @@ func (fs *FS) Close() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.closed = true
+	fs.locks.clear()
 	for _, n := range fs.nodes {
 		_ = unix.Close(n.fd) // a path
 	}
@@ -328,8 +339,8 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	}
 	n := fs.addLocked(fd, &st)
 	out.NodeId, out.Generation = n.id, 1
-	out.SetEntryTimeout(validity)
-	out.SetAttrTimeout(validity)
+	out.SetEntryTimeout(fs.validity)
+	out.SetAttrTimeout(fs.validity)
 	fs.attributes(&st, &out.Attr)
 	return fuse.OK
 }
