@@ -100,6 +100,9 @@ type Share struct {
 	Path string
 	// ReadOnly is enforced on the host.
 	ReadOnly bool
+	// Coherent: other machines change it too, and the guest sees at once what they
+	// do. A driver that cannot have it so leaves it to the guest.
+	Coherent bool
 }
 
 // Pauser is the optional ability to hold a machine's processors. What was on its

@@ -87,13 +87,16 @@ type Seccomp struct {
 	Profile    json.RawMessage `json:"profile,omitempty"`
 }
 
-// Share is a folder or a file of the host that the machine sees.
+// Share is a folder or a file of the host, or a volume that is a directory, that the
+// machine sees.
 type Share struct {
 	ID       string `json:"id"`
 	Path     string `json:"path"`
 	File     string `json:"file,omitempty"` // its name, where it is a file
 	Make     bool   `json:"make,omitempty"` // a start makes the folder where it is missing
 	ReadOnly bool   `json:"read_only,omitempty"`
+	Volume   bool   `json:"volume,omitempty"`  // it is a volume
+	CopyUp   string `json:"copy_up,omitempty"` // of a volume, as that of a Disk
 }
 
 // Device is a device of the machine that its container has too, at Path.

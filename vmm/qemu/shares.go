@@ -25,6 +25,6 @@ func (m *machine) addShares(ctx context.Context, all []vmm.Share) error {
 func (m *machine) addShare(ctx context.Context, h vmm.Share, of int) error {
 	device := map[string]any{"driver": "vhost-user-fs-pci", "tag": h.ID, "queue-size": 256}
 	return m.plugServed(ctx, "share-"+h.ID, "the share of "+h.Path, device, func() (servedDevice, error) {
-		return share.NewDevice(h.ID, share.Options{Path: h.Path, ReadOnly: h.ReadOnly, Of: of})
+		return share.NewDevice(h.ID, share.Options{Path: h.Path, ReadOnly: h.ReadOnly, Coherent: h.Coherent, Of: of})
 	})
 }
