@@ -22,12 +22,19 @@ const (
 	filledMark = "filled"    // the volume was filled, and may have been emptied since
 )
 
-// fillShared is copyUp for a volume that other machines have at the same time, of
-// which one fills it. Others may have data mounted already, so it is not replaced:
-// the copy is moved into it, entry by entry. A machine that dies meanwhile leaves
-// the rest of that to the next.
+// fillShared is copyUp for a volume that other machines have at the same time.
 func (m *setup) fillShared(ctx context.Context, h agentproto.Share) error {
-	at := filepath.Join(sharesDir, h.ID)
+	return fillOnce(filepath.Join(sharesDir, h.ID), func(to string) (found bool, err error) {
+		return m.copyImage(copier{ctx: ctx, sync: true}, h.CopyUp, to)
+	})
+}
+
+// fillOnce fills the volume at a directory with what copyTo makes, unless it was
+// filled before or has something in it. Others may have its data mounted already, so
+// that is not replaced: the copy is moved into it, entry by entry. A machine that
+// dies meanwhile leaves the rest of it to the next.
+func fillOnce(at string, copyTo func(dir string) (found bool, err error)) error {
+	data, fresh, whole, mark := filepath.Join(at, volumeData), filepath.Join(at, newData), filepath.Join(at, wholeData), filepath.Join(at, filledMark)
 	lock, err := os.OpenFile(filepath.Join(at, fillLock), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
@@ -36,7 +43,6 @@ func (m *setup) fillShared(ctx context.Context, h agentproto.Share) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock the volume: %w", err)
 	}
-	data, fresh, whole, mark := filepath.Join(at, volumeData), filepath.Join(at, newData), filepath.Join(at, wholeData), filepath.Join(at, filledMark)
 	if _, err := os.Lstat(mark); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -44,7 +50,7 @@ func (m *setup) fillShared(ctx context.Context, h agentproto.Share) error {
 		if empty, err := isEmpty(data); err != nil || !empty {
 			return err
 		}
-		if found, err := m.copyImage(copier{ctx: ctx, sync: true}, h.CopyUp, fresh); err != nil || !found {
+		if found, err := copyTo(fresh); err != nil || !found {
 			return err
 		}
 		if err := os.Rename(fresh, whole); err != nil {
@@ -56,7 +62,7 @@ func (m *setup) fillShared(ctx context.Context, h agentproto.Share) error {
 	if err := moveEntries(whole, data); err != nil {
 		return fmt.Errorf("fill the volume: %w", err)
 	}
-	if err := syncDir(data); err != nil { // the host has no other way: virtio-fs has no syncfs
+	if err := syncDir(data); err != nil { // virtio-fs has no syncfs
 		return err
 	}
 	return os.WriteFile(mark, nil, 0o600)

@@ -6,6 +6,7 @@
 //	                                        EACH of them under one lock
 //	locks hold KIND FILE                    takes the lock, prints "held", and sleeps
 //	locks take KIND FILE                    waits for the lock, and prints "taken"
+//	locks try KIND FILE                     prints "taken", or why not
 //	locks map FILE                          maps the file to be written, and prints
 //	                                        what comes of it
 //
@@ -37,15 +38,19 @@ func run(args []string) error {
 			return fmt.Errorf("%s lines, %s each", args[4], args[5])
 		}
 		return appendLines(args[1], args[2], args[3], n, each)
-	case len(args) == 3 && (args[0] == "hold" || args[0] == "take"):
+	case len(args) == 3 && (args[0] == "hold" || args[0] == "take" || args[0] == "try"):
 		f, err := os.OpenFile(args[2], os.O_RDWR|os.O_CREATE, 0o666)
 		if err != nil {
 			return err
 		}
-		if err := lock(args[1], f, true); err != nil {
+		err = lock(args[1], f, true, args[0] != "try")
+		switch {
+		case err != nil && args[0] == "try":
+			fmt.Println(err)
+			return f.Close()
+		case err != nil:
 			return err
-		}
-		if args[0] == "take" {
+		case args[0] != "hold":
 			fmt.Println("taken")
 			return f.Close()
 		}
@@ -67,11 +72,14 @@ func run(args []string) error {
 	return fmt.Errorf("no such use: %q", args)
 }
 
-func lock(kind string, f *os.File, take bool) error {
+func lock(kind string, f *os.File, take, wait bool) error {
 	if kind == "flock" {
 		how := unix.LOCK_UN
 		if take {
 			how = unix.LOCK_EX
+		}
+		if !wait {
+			how |= unix.LOCK_NB
 		}
 		return unix.Flock(int(f.Fd()), how)
 	}
@@ -79,7 +87,11 @@ func lock(kind string, f *os.File, take bool) error {
 	if take {
 		lk.Type = unix.F_WRLCK
 	}
-	return unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &lk)
+	how := unix.F_SETLKW
+	if !wait {
+		how = unix.F_SETLK
+	}
+	return unix.FcntlFlock(f.Fd(), how, &lk)
 }
 
 // appendLines writes what it appends in two pieces, at the end that the file has, as
@@ -94,7 +106,7 @@ func appendLines(kind, path, name string, n, each int) error {
 		for k := i; k < min(i+each, n); k++ {
 			text = fmt.Appendf(text, "%s %d\n", name, k)
 		}
-		if err := lock(kind, f, true); err != nil {
+		if err := lock(kind, f, true, true); err != nil {
 			return err
 		}
 		end, err := f.Seek(0, io.SeekEnd)
@@ -108,7 +120,7 @@ func appendLines(kind, path, name string, n, each int) error {
 		if _, err := f.WriteAt(text[half:], end+int64(half)); err != nil {
 			return err
 		}
-		if err := lock(kind, f, false); err != nil {
+		if err := lock(kind, f, false, true); err != nil {
 			return err
 		}
 	}
