@@ -35,6 +35,7 @@ func TestSharedVolumes(t *testing.T) {
 		"only one is brought up": {stack: stack("a", container(mounts("v")), "b", container(mounts("v"))), o: Options{Only: []string{"a"}}, want: "a directory for several instances of a, b"},
 		"a disk":                 {stack: stack("a", container(mounts("v"), replicas(2))), there: disk, refuse: true},
 		"a disk with one writer": {stack: stack("a", container(mounts("v"))), there: disk},
+		"a disk for a one-off":   {stack: stack("a", container(mounts("v")), "b", container(mounts("v"))), there: disk, o: Options{Only: []string{"b"}, OneOff: "b-run"}},
 		"a directory":            {stack: stack("a", container(mounts("v"), replicas(2))), there: directory},
 		"a directory with one":   {stack: stack("a", container(mounts("v"))), there: directory},
 	} {

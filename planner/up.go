@@ -267,6 +267,9 @@ func (u *up) refuseDisks() {
 		}
 	}
 	for _, name := range sortedKeys(u.changes) {
+		if u.oneOff(name) {
+			continue // the disk may be free while it runs; the engine looks who has it
+		}
 		for _, ch := range u.changes[name] {
 			if ch.create == "" && ch.start == "" && (ch.update == "" || ch.live) {
 				continue

@@ -112,6 +112,15 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// LockBreaker is the optional ability of a machine whose guest cannot interrupt a
+// process that waits for a lock on a share.
+type LockBreaker interface {
+	// BreakLockWaits ends all waits for locks on shares, now and from now on. It is for
+	// a machine whose processes have been killed: others would see an error that no
+	// program expects.
+	BreakLockWaits()
+}
+
 // Staller is the optional ability of a machine to be stopped where the host has
 // no room for what it writes to a disk. Nothing is lost: the guest is told
 // nothing, and the write is tried again when the machine goes on.

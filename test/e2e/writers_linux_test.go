@@ -90,6 +90,18 @@ volumes: {data: {}}
 	}
 	const busy = "resource temporarily unavailable\n"
 	s.sh("two", "for k in flock fcntl; do /bin2/locks try $k /data/lock.$k; done").want(t, 0, busy+busy)
+	// Who waits cannot be killed in its machine, but is when its container stops.
+	s.must("exec", "-d", "two", "sh", "-c", "/bin2/locks take flock /data/lock.flock & "+
+		"until grep -qs request_wait_answer /proc/$!/task/*/wchan; do :; done; echo waits >/data/waits; wait")
+	s.eventually("two waits", func() bool {
+		b, err := os.ReadFile(filepath.Join(host, "waits"))
+		return err == nil && string(b) == "waits\n"
+	})
+	s.must("stop", "two")
+	if two := s.instances()["two-1"]; strings.Contains(two.Cause, "lost") {
+		t.Errorf("two-1 was stopped by the end of its machine: %s", two.Cause)
+	}
+	s.must("start", "two")
 	var taken sync.WaitGroup
 	for _, kind := range []string{"flock", "fcntl"} {
 		taken.Go(func() { s.sh("two", "/bin2/locks take "+kind+" /data/lock."+kind).want(t, 0, "taken\n") })

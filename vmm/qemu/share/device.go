@@ -105,6 +105,9 @@ func (d *Device) Serve(c *net.UnixConn) error {
 // Close ends Serve.
 func (d *Device) Close() error { return d.server.Close() }
 
+// BreakLockWaits ends all waits for locks with EINTR, now and from now on.
+func (d *Device) BreakLockWaits() { d.fs.locks.pause() }
+
 // Queues, Features and Config are what the driver sees (VIRTIO 1.2, 5.11.2 and
 // 5.11.4).
 func (d *Device) Queues() int { return queues }
