@@ -93,7 +93,7 @@ type inode struct{ dev, ino uint64 }
 // attributes. Nothing runs that could change the tree meanwhile.
 type copier struct {
 	ctx    context.Context
-	sync   bool             // each file is on the disk when it is copied
+	shared bool             // to a share: it has no syncfs, and makes no devices
 	linked map[inode]string // by file with more names than one: its first copy
 }
 
@@ -139,6 +139,9 @@ func (c *copier) one(from, to string) error {
 	if kind == unix.S_IFDIR {
 		return c.tree(from, to)
 	}
+	if c.shared && (kind == unix.S_IFCHR || kind == unix.S_IFBLK) {
+		return nil
+	}
 	id := inode{st.Dev, st.Ino}
 	if st.Nlink > 1 {
 		if first, ok := c.linked[id]; ok {
@@ -177,7 +180,7 @@ func (c *copier) bytes(from, to string) (err error) {
 		return err
 	}
 	_, err = io.Copy(w, r)
-	if err == nil && c.sync {
+	if err == nil && c.shared {
 		err = w.Sync()
 	}
 	return errors.Join(err, w.Close())

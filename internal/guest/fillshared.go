@@ -25,7 +25,7 @@ const (
 // fillShared is copyUp for a volume that other machines have at the same time.
 func (m *setup) fillShared(ctx context.Context, h agentproto.Share) error {
 	return fillOnce(filepath.Join(sharesDir, h.ID), func(to string) (found bool, err error) {
-		return m.copyImage(copier{ctx: ctx, sync: true}, h.CopyUp, to)
+		return m.copyImage(copier{ctx: ctx, shared: true}, h.CopyUp, to)
 	})
 }
 
