@@ -145,6 +145,11 @@ type Share struct {
 	// File is the name of the only file in a share of a single file, and then
 	// what a mount binds; "" binds the share's folder.
 	File string `json:"file,omitempty"`
+	// Volume: it holds a volume that other machines may have too. What a mount binds
+	// is its directory "data".
+	Volume bool `json:"volume,omitempty"`
+	// CopyUp is that of a Volume. The first machine copies.
+	CopyUp string `json:"copy_up,omitempty"`
 }
 
 // File is a secret, a config, or another small file that the host gives. All of

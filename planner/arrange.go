@@ -60,7 +60,7 @@ type image struct {
 // here and is about to be used. With policy "always" an image is pulled anew
 // whenever an instance is made from it; whether what runs is out of date, the
 // world's digest says.
-func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string]string, there state.World) {
+func (a *arrangement) prepare(volumes map[string]spec.Volume, shared map[string][]string, digests map[string]string, there state.World) {
 	a.prepared = make(map[string][]int)
 	exists := make(map[string]bool, len(there.Volumes))
 	for _, v := range there.Volumes {
@@ -98,7 +98,11 @@ func (a *arrangement) prepare(volumes map[string]spec.Volume, digests map[string
 		a.prepareFor(i.users, Pull{Ref: ref, Policy: i.policy}, why)
 	}
 	for _, v := range sortedKeys(missing) {
-		a.prepareFor(missing[v], CreateVolume{Name: v, Size: volumes[v].Size}, "not found")
+		op, why := CreateVolume{Name: v, Size: volumes[v].Size}, "not found"
+		if by := shared[v]; by != nil {
+			op, why = CreateVolume{Name: v, Shared: true}, "not found; a directory for several instances of "+list(by)
+		}
+		a.prepareFor(missing[v], op, why)
 	}
 	for _, n := range there.Networks {
 		delete(networks, n.Name)

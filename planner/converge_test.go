@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vzcompose/vzcompose/internal/diag"
@@ -132,7 +133,7 @@ func mustPlan(t *testing.T, s *spec.Stack, w state.World, o Options) *Plan {
 }
 
 // removeRefused does what the error of a plan asks for: it removes the instances
-// whose records cannot be read.
+// whose records cannot be read, and everything for a disk that is to be shared.
 func removeRefused(t *testing.T, s *spec.Stack, m *model, o Options) {
 	t.Helper()
 	_, err := Up(s, m.world(), o)
@@ -141,10 +142,15 @@ func removeRefused(t *testing.T, s *spec.Stack, m *model, o Options) {
 		return
 	}
 	for _, f := range refused {
+		w := m.world()
+		if strings.HasPrefix(f.Position.File, "volumes.") {
+			p := Down(w, DownOptions{Volumes: true})
+			m.apply(p, len(p.Steps))
+			return
+		}
 		if m.instances[f.Position.File] == nil {
 			t.Fatalf("%v names no instance", f)
 		}
-		w := m.world()
 		w.Instances = slices.DeleteFunc(w.Instances, func(i state.Instance) bool { return i.Name != f.Position.File })
 		w.Networks = nil
 		p := Down(w, DownOptions{})

@@ -35,6 +35,7 @@ type opJSON struct {
 	Policy    string          `json:"policy,omitempty"`
 	Volume    string          `json:"volume,omitempty"`
 	Size      uint64          `json:"size,omitempty"` // bytes
+	Shared    bool            `json:"shared,omitempty"`
 	Name      string          `json:"name,omitempty"` // of a network
 	Network   *spec.Network   `json:"network,omitempty"`
 	Container string          `json:"container,omitempty"`
@@ -73,7 +74,7 @@ func encodeOp(op Op) (opJSON, error) {
 	case Pull:
 		return opJSON{Type: "pull", Image: op.Ref, Policy: op.Policy}, nil
 	case CreateVolume:
-		return opJSON{Type: "create_volume", Volume: op.Name, Size: op.Size}, nil
+		return opJSON{Type: "create_volume", Volume: op.Name, Size: op.Size, Shared: op.Shared}, nil
 	case RemoveVolume:
 		return opJSON{Type: "remove_volume", Volume: op.Name}, nil
 	case CreateNetwork:

@@ -12,7 +12,7 @@ func TestJSON(t *testing.T) {
 	p := &Plan{Stack: "test", Warnings: []string{"old-1: not in the stack file"}}
 	web := Target{"web", "web-1", 1}
 	for _, op := range []Op{
-		Pull{"busybox", "missing"}, CreateVolume{"data", 1024}, RemoveVolume{"data"},
+		Pull{"busybox", "missing"}, CreateVolume{"data", 1024, false}, RemoveVolume{"data"},
 		Stop{web, true}, Remove{web}, Start{web, 0.5, 128 * mib}, Await{Target: web, Condition: spec.ConditionHealthy},
 	} {
 		p.add(Step{Op: op, Cause: "why"})

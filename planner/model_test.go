@@ -15,7 +15,7 @@ import (
 type model struct {
 	stack     string
 	instances map[string]*state.Instance
-	volumes   map[string]uint64
+	volumes   map[string]state.Volume
 	networks  map[string]spec.Network
 	images    map[string]string
 	oneShots  map[string]bool // containers whose process ends well when it is waited for or left alone
@@ -24,7 +24,7 @@ type model struct {
 
 func newModel(s *spec.Stack) *model {
 	m := &model{
-		stack: s.Name, instances: map[string]*state.Instance{}, volumes: map[string]uint64{}, networks: map[string]spec.Network{},
+		stack: s.Name, instances: map[string]*state.Instance{}, volumes: map[string]state.Volume{}, networks: map[string]spec.Network{},
 		images: map[string]string{}, oneShots: map[string]bool{},
 	}
 	for _, c := range s.Containers {
@@ -41,7 +41,7 @@ func modelOf(s *spec.Stack, w state.World) *model {
 		m.instances[o.Name] = &o
 	}
 	for _, v := range w.Volumes {
-		m.volumes[v.Name] = uint64(v.Size)
+		m.volumes[v.Name] = v
 	}
 	for _, n := range w.Networks {
 		m.networks[n.Name] = spec.Network{Subnet: n.Subnet, Gateway: n.Gateway, Internal: n.Internal, MTU: n.MTU}
@@ -59,7 +59,7 @@ func (m *model) world() state.World {
 	}
 	slices.SortFunc(w.Instances, func(a, b state.Instance) int { return cmp.Compare(a.Name, b.Name) })
 	for _, name := range sortedKeys(m.volumes) {
-		w.Volumes = append(w.Volumes, state.Volume{Name: name, Size: int64(m.volumes[name])})
+		w.Volumes = append(w.Volumes, m.volumes[name])
 	}
 	for _, name := range sortedKeys(m.networks) {
 		n := m.networks[name]
@@ -93,7 +93,11 @@ func (m *model) step(s Step) {
 		}
 	case CreateVolume:
 		if _, there := m.volumes[op.Name]; m.expect(s, !there, "is there") {
-			m.volumes[op.Name] = op.Size
+			kind := state.Disk
+			if op.Shared {
+				kind = state.Directory
+			}
+			m.volumes[op.Name] = state.Volume{Name: op.Name, Kind: kind, Size: int64(op.Size)}
 		}
 	case RemoveVolume:
 		delete(m.volumes, op.Name)

@@ -49,10 +49,12 @@ type (
 		Ref    string
 		Policy string // "missing", "always", "never"
 	}
-	// CreateVolume makes a named volume.
+	// CreateVolume makes a named volume: a disk, or a directory of the host where
+	// several instances mount it and one of them may write to it.
 	CreateVolume struct {
-		Name string
-		Size uint64 // bytes
+		Name   string
+		Size   uint64 // bytes; of a disk
+		Shared bool   // it is a directory
 	}
 	// CreateNetwork gives a network of the stack its subnet.
 	CreateNetwork struct {

@@ -37,6 +37,7 @@ type Options struct {
 type up struct {
 	o        Options
 	desired  map[string]spec.Container // with the asked-for replicas
+	stack    string
 	volumes  map[string]spec.Volume
 	networks map[string]spec.Network
 	observed state.World
@@ -58,7 +59,7 @@ type up struct {
 // about the options, or a stack that spec.Load would have refused: it is a
 // diag.Findings.
 func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
-	u := &up{o: o, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes, networks: desired.Networks, inactive: desired.Inactive}
+	u := &up{o: o, stack: desired.Name, observed: observed, desired: maps.Clone(desired.Containers), volumes: desired.Volumes, networks: desired.Networks, inactive: desired.Inactive}
 	if err := u.check(); err != nil {
 		return nil, err
 	}
@@ -82,7 +83,7 @@ func Up(desired *spec.Stack, observed state.World, o Options) (*Plan, error) {
 		changes: u.changes, starts: u.graph, stops: u.stopGraph(),
 		waits: u.selected, networks: u.networks,
 	}
-	a.prepare(u.volumes, u.digests, observed)
+	a.prepare(u.volumes, u.sharedVolumes(), u.digests, observed)
 	a.bringDown()
 	a.updateNetworks(moved, observed)
 	a.bringUp()
@@ -202,6 +203,7 @@ func (u *up) decideAll() {
 	u.surplus(before, kept)
 	u.refuseNames(there)
 	u.refuseVolumes()
+	u.refuseDisks()
 }
 
 // refuseVolumes keeps the plan from being made where an instance is to come up with
@@ -224,6 +226,68 @@ func (u *up) refuseVolumes() {
 				u.refused = append(u.refused, diag.Finding{
 					Position: diag.Position{File: "volumes." + m.Source}, Message: fmt.Sprintf("there is no volume %s, which %s mounts and which is external", m.Source, name),
 					Hint: "vzcompose volume create " + m.Source + " makes it",
+				})
+			}
+		}
+	}
+}
+
+// sharedVolumes returns the volumes that several instances mount while one of them
+// may write, with the containers that mount each. One that has a single writer and
+// no reader is a disk, which is faster.
+func (u *up) sharedVolumes() map[string][]string {
+	by, instances, written := map[string][]string{}, map[string]int{}, map[string]bool{}
+	for _, name := range sortedKeys(u.desired) {
+		c := u.desired[name]
+		mounted := map[string]bool{}
+		for _, m := range c.Mounts {
+			if m.Type != "volume" || m.Source == "" || c.Replicas == 0 {
+				continue
+			}
+			written[m.Source] = written[m.Source] || !m.ReadOnly()
+			if !mounted[m.Source] {
+				mounted[m.Source] = true
+				by[m.Source], instances[m.Source] = append(by[m.Source], name), instances[m.Source]+c.Replicas
+			}
+		}
+	}
+	maps.DeleteFunc(by, func(volume string, _ []string) bool { return instances[volume] < 2 || !written[volume] })
+	return by
+}
+
+// refuseDisks keeps the plan from being made where an instance is to come up with a
+// volume that several are to have and that was made as a disk. The other way about
+// nothing is refused: a directory serves one writer too.
+func (u *up) refuseDisks() {
+	shared, told := u.sharedVolumes(), map[string]bool{}
+	disks := map[bool]map[string]bool{false: {}, true: {}} // by whether they are external
+	for external, there := range map[bool][]state.Volume{false: u.observed.Volumes, true: u.observed.External} {
+		for _, v := range there {
+			disks[external][v.Name] = v.Kind != state.Directory
+		}
+	}
+	for _, name := range sortedKeys(u.changes) {
+		if u.oneOff(name) {
+			continue // the disk may be free while it runs; the engine looks who has it
+		}
+		for _, ch := range u.changes[name] {
+			if ch.create == "" && ch.start == "" && (ch.update == "" || ch.live) {
+				continue
+			}
+			for _, m := range ch.spec.Mounts {
+				by := shared[m.Source]
+				if m.Type != "volume" || by == nil || !disks[m.External][m.Source] || told[m.Source] {
+					continue
+				}
+				told[m.Source] = true
+				remove, remake := "vzcompose volume rm "+u.stack+"/"+m.Source, "up makes it anew as a directory"
+				if m.External {
+					remove, remake = "vzcompose volume rm "+m.Source, "vzcompose volume create --shared "+m.Source+" makes it anew"
+				}
+				u.refused = append(u.refused, diag.Finding{
+					Position: diag.Position{File: "volumes." + m.Source},
+					Message:  fmt.Sprintf("volume %s was made as a disk, which one machine at a time has, and is to be in several instances of %s", m.Source, list(by)),
+					Hint:     "copy what is in it out with vzcompose cp, remove what mounts it and then " + remove + "; " + remake,
 				})
 			}
 		}
@@ -394,6 +458,9 @@ func (u *up) interrupted(name string) bool {
 func (u *up) checkVolumes() {
 	for _, v := range u.observed.Volumes {
 		want, ok := u.volumes[v.Name]
+		if v.Kind == state.Directory { // it has what the host has
+			continue
+		}
 		asked := int64(want.Size)
 		fits := asked == v.Size || v.Least != 0 && asked >= v.Least && asked < v.Size
 		if ok && v.Size >= 0 && asked != 0 && !fits {

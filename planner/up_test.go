@@ -264,7 +264,7 @@ func TestUpAfterAChange(t *testing.T) {
 `},
 		{name: "a new volume, and its pull, come first", stack: edited(shop(), "web", func(c *spec.Container) { mounts("cache")(c); ref("app:2")(c) }), world: up, want: `
 #1 pull image/app:2 (image app:2 is not here)
-#2 create volume/cache (not found)
+#2 create volume/cache (not found; a directory for several instances of web)
 #3 stop container/web-2 after [1 2] (image app → app:2, mounts[/cache] none → {type volume, source cache, destination /cache})
 #4 remove container/web-2 after [3] (image app → app:2, mounts[/cache] none → {type volume, source cache, destination /cache})
 #5 stop container/web-1 after [1 2] (image app → app:2, mounts[/cache] none → {type volume, source cache, destination /cache})

@@ -12,17 +12,17 @@ import (
 	"github.com/vzcompose/vzcompose/internal/diag"
 )
 
-// use is one mount of a disk.
+// use is one mount of a disk of the host.
 type use struct {
 	container string
-	what      string // `volume "data"`
 	mount     *node
 	at        *trail
 	readOnly  bool
 }
 
 // volumes checks that volumes are declared and that no two instances write to
-// the same disk, be it a volume or one of the host's.
+// the same disk of the host. A volume may have several writers: the planner says
+// what it is then.
 func (c *checker) volumes(containers *node) {
 	uses := map[string][]use{}
 	for _, e := range containers.entries {
@@ -42,15 +42,9 @@ func (c *checker) volumes(containers *node) {
 				c.undeclared(m, where, mount.Source)
 				continue
 			}
-			if !c.active[name] {
-				continue
+			if mount.Type == "block" && c.active[name] {
+				uses[mount.Source] = append(uses[mount.Source], use{name, m, where, mount.ReadOnly()})
 			}
-			what := "volume " + quote(mount.Source)
-			if mount.Type == "block" {
-				what = "disk " + quote(m.child("source").text)
-			}
-			disk := mount.Type + " " + mount.Source
-			uses[disk] = append(uses[disk], use{name, what, m, where, mount.ReadOnly()})
 		}
 	}
 	for _, disk := range sortedKeys(uses) {
@@ -81,12 +75,13 @@ func (c *checker) shared(uses []use) {
 	}
 	first := uses[0]
 	for _, u := range uses {
+		source := u.mount.child("source")
 		if replicas := c.file.containers[u.container].Replicas; replicas > 1 {
-			c.w.error(u.mount.child("source"), u.at, why, "%s would be in %d instances of %q", u.what, replicas, u.container)
+			c.w.error(source, u.at, why, "disk %s would be in %d instances of %q", quote(source.text), replicas, u.container)
 		}
 		if u.container != first.container {
-			c.w.error(u.mount.child("source"), u.at, why, "%s is already in container %q (line %d)",
-				u.what, first.container, first.mount.child("source").line)
+			c.w.error(source, u.at, why, "disk %s is already in container %q (line %d)",
+				quote(source.text), first.container, first.mount.child("source").line)
 		}
 	}
 }

@@ -106,6 +106,9 @@ type Share struct {
 	// UID and GID are whose the files of the user who runs the driver are in the
 	// guest, unless the guest gave them to others, or the driver is root's.
 	UID, GID uint32
+	// Coherent: other machines change it too, and the guest sees at once what they
+	// do. A driver that cannot have it so leaves it to the guest.
+	Coherent bool
 }
 
 // Pauser is the optional ability to hold a machine's processors. What was on its
@@ -113,6 +116,15 @@ type Share struct {
 type Pauser interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+}
+
+// LockBreaker is the optional ability of a machine whose guest cannot interrupt a
+// process that waits for a lock on a share.
+type LockBreaker interface {
+	// BreakLockWaits ends all waits for locks on shares, now and from now on. It is for
+	// a machine whose processes have been killed: others would see an error that no
+	// program expects.
+	BreakLockWaits()
 }
 
 // Staller is the optional ability of a machine to be stopped where the host has

@@ -20,6 +20,7 @@ func (a *app) volumeCommand() *cli.Command {
 		Subcommands: []*cli.Command{
 			{Name: "ls", Usage: "list them", Flags: []cli.Flag{quietFlag(), formatFlag()}, Action: a.volumeList},
 			{Name: "create", Usage: "make an external volume, which no stack owns", ArgsUsage: "NAME", Flags: []cli.Flag{
+				&cli.BoolFlag{Name: "shared", Usage: "several instances may write to it at a time: it is a directory of the host, not a disk"},
 				&cli.StringFlag{Name: "size", Usage: "what a container sees of it, `SIZE`; 8GiB by default"},
 			}, Action: a.volumeCreate},
 			{Name: "inspect", Usage: "all that is known of volumes, as JSON", ArgsUsage: "NAME…", Action: a.volumeInspect},
@@ -53,7 +54,9 @@ func (a *app) volumeList(c *cli.Context) error {
 	return a.show(c, t)
 }
 
-func volumeTable() table { return table{header: []string{"NAME", "STACK", "SIZE", "INSTANCES"}} }
+func volumeTable() table {
+	return table{header: []string{"NAME", "STACK", "KIND", "SIZE", "INSTANCES"}}
+}
 
 // addVolume adds a volume under id, as it is seen in stack; "": from outside.
 func (t *table) addVolume(v engine.Volume, id, stack string) {
@@ -69,7 +72,11 @@ func (t *table) addVolume(v engine.Volume, id, stack string) {
 		}
 	}
 	l.Users = nil // they are the instances
-	t.add(l, id, v.Name, of, humanize.IBytes(uint64(v.Size)), strings.Join(l.Instances, ", "))
+	size := humanize.IBytes(uint64(v.Size))
+	if v.Kind == state.Directory {
+		size = "-" // what the host has
+	}
+	t.add(l, id, v.Name, of, v.Kind, size, strings.Join(l.Instances, ", "))
 }
 
 func (a *app) volumesCommand() *cli.Command {
@@ -112,11 +119,14 @@ func (a *app) volumeCreate(c *cli.Context) error {
 			return usage("--size %s: it is a size, such as 2GiB", text)
 		}
 	}
+	if size != 0 && c.Bool("shared") {
+		return usage("--size is of a disk: a volume that is --shared has what the host has")
+	}
 	h, err := a.open()
 	if err != nil {
 		return err
 	}
-	if err := h.Engine.CreateVolume(name, size); err != nil {
+	if err := h.Engine.CreateVolume(name, size, c.Bool("shared")); err != nil {
 		return err
 	}
 	a.view.Printf("%s\n", name)

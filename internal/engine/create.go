@@ -186,34 +186,9 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if c, rec.Anonymous, err = withVolumes(c, img, t.Instance); err != nil {
 		return rec, err
 	}
-	ids := map[string]string{}
-	for _, m := range c.Mounts {
-		if m.Type == "bind" && ids[shareKey(m)] == "" {
-			h, err := shareOf(m, len(rec.Shares))
-			if err != nil {
-				return rec, err
-			}
-			ids[shareKey(m)] = h.ID
-			rec.Shares = append(rec.Shares, h)
-		}
-		var d store.Disk
-		switch m.Type {
-		case "block": // its source is absolute, and no volume's name
-			d = store.Disk{Path: m.Source, ReadOnly: m.ReadOnly(), Type: "auto"}
-		case "volume":
-			d = store.Disk{Path: s.VolumePath(m), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)}
-		default:
-			continue
-		}
-		if id := ids[m.Source]; id != "" { // mounted twice: the disk is what the freer mount wants
-			i := slices.IndexFunc(rec.Volumes, func(d store.Disk) bool { return d.ID == id })
-			rec.Volumes[i].ReadOnly = rec.Volumes[i].ReadOnly && d.ReadOnly
-			rec.Volumes[i].CopyUp = first(rec.Volumes[i].CopyUp, d.CopyUp)
-			continue
-		}
-		d.ID = diskID(len(rec.Volumes))
-		ids[m.Source] = d.ID
-		rec.Volumes = append(rec.Volumes, d)
+	sources, err := s.attach(&rec, c.Mounts)
+	if err != nil {
+		return rec, err
 	}
 	var given []specs.Mount
 	if rec.Interfaces, err = on(); err != nil {
@@ -221,7 +196,7 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	}
 	hostname := first(c.Hostname, t.Instance[:min(len(t.Instance), maxHostname)])
 	rec.Files, given = files(c, rec.Interfaces, hostname)
-	if rec.Runtime, err = runtimeSpec(c, img, hostname, ids, given); err != nil {
+	if rec.Runtime, err = runtimeSpec(c, img, hostname, sources, given); err != nil {
 		return rec, err
 	}
 	if rec.Seccomp, err = seccompOf(c); err != nil {
@@ -240,18 +215,79 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	return rec, nil
 }
 
-// shareKey tells apart what is shared: one folder that may be written to is
-// another share where it may only be read.
-func shareKey(m spec.Mount) string {
-	if m.ReadOnly() {
+// attach gives an instance the disks and shares that mounts are of, and returns the
+// sources of these mounts in the machine, by sourceKey.
+func (s *Stack) attach(rec *store.Instance, mounts []spec.Mount) (map[string]string, error) {
+	sources := map[string]string{}
+	for _, m := range mounts {
+		key := sourceKey(m)
+		switch {
+		case m.Type == "bind":
+			if sources[key] != "" {
+				continue
+			}
+			h, err := shareOf(m, shareID(len(rec.Shares)))
+			if err != nil {
+				return nil, err
+			}
+			sources[key] = addShare(rec, h)
+		case m.Type == "block":
+			sources[key] = addDisk(rec, store.Disk{Path: m.Source, ReadOnly: m.ReadOnly(), Type: "auto"})
+		case m.Type == "volume" && s.volumesWith(m).IsDirectory(m.Source):
+			sources[key] = addShare(rec, store.Share{ID: shareID(len(rec.Shares)), Path: s.volumesWith(m).Directory(m.Source),
+				ReadOnly: m.ReadOnly(), Volume: true, CopyUp: copyUp(m)})
+		case m.Type == "volume":
+			sources[key] = addDisk(rec, store.Disk{Path: s.VolumePath(m), ReadOnly: m.ReadOnly(), CopyUp: copyUp(m)})
+		}
+	}
+	return sources, nil
+}
+
+// addDisk gives an instance a disk. Of one that is mounted twice it is what the freer
+// mount wants.
+func addDisk(rec *store.Instance, d store.Disk) string {
+	i := slices.IndexFunc(rec.Volumes, func(o store.Disk) bool { return o.Path == d.Path })
+	if i < 0 {
+		d.ID = diskID(len(rec.Volumes))
+		rec.Volumes = append(rec.Volumes, d)
+		return agentproto.VolumeScheme + d.ID
+	}
+	rec.Volumes[i].ReadOnly = rec.Volumes[i].ReadOnly && d.ReadOnly
+	rec.Volumes[i].CopyUp = first(rec.Volumes[i].CopyUp, d.CopyUp)
+	return agentproto.VolumeScheme + rec.Volumes[i].ID
+}
+
+// addShare is addDisk for a share. Each of a bind is another: one folder that may be
+// written to is another share where it may only be read.
+func addShare(rec *store.Instance, h store.Share) string {
+	i := slices.IndexFunc(rec.Shares, func(o store.Share) bool { return o.Volume && o.Path == h.Path })
+	if i < 0 || !h.Volume {
+		rec.Shares = append(rec.Shares, h)
+		return agentproto.ShareScheme + h.ID
+	}
+	rec.Shares[i].ReadOnly = rec.Shares[i].ReadOnly && h.ReadOnly
+	rec.Shares[i].CopyUp = first(rec.Shares[i].CopyUp, h.CopyUp)
+	return agentproto.ShareScheme + rec.Shares[i].ID
+}
+
+// sourceKey tells apart what mounts are of. The source of a bind or a block is
+// absolute, and no volume's name.
+func sourceKey(m spec.Mount) string {
+	switch {
+	case m.Type != "bind":
+		return m.Source
+	case m.ReadOnly():
 		return "read " + m.Source
 	}
 	return "write " + m.Source
 }
 
-// shareOf is the n'th share of an instance.
-func shareOf(m spec.Mount, n int) (store.Share, error) {
-	h := store.Share{ID: "share" + strconv.Itoa(n), Path: m.Source, ReadOnly: m.ReadOnly(), Make: m.CreatesHostPath()}
+// shareID names the nth share.
+func shareID(n int) string { return "share" + strconv.Itoa(n) }
+
+// shareOf is the share of a bind.
+func shareOf(m spec.Mount, id string) (store.Share, error) {
+	h := store.Share{ID: id, Path: m.Source, ReadOnly: m.ReadOnly(), Make: m.CreatesHostPath()}
 	fi, err := os.Stat(m.Source)
 	if os.IsNotExist(err) && h.Make {
 		return h, nil

@@ -133,13 +133,16 @@ func (s *Stack) volumes() *volume.Store { return s.volumesOf(s.Name) }
 
 func (e *Engine) external() *volume.Store { return e.volumesOf("") }
 
-// VolumePath is where the disk of a volume that a container mounts is.
-func (s *Stack) VolumePath(m spec.Mount) string {
+// volumesWith returns the volumes among which that of a mount is.
+func (s *Stack) volumesWith(m spec.Mount) *volume.Store {
 	if m.External {
-		return s.external().Path(m.Source)
+		return s.external()
 	}
-	return s.volumes().Path(m.Source)
+	return s.volumes()
 }
+
+// VolumePath is where the disk of a volume that a container mounts is.
+func (s *Stack) VolumePath(m spec.Mount) string { return s.volumesWith(m).Path(m.Source) }
 
 // Run carries out one step.
 func (s *Stack) Run(ctx context.Context, step planner.Step, report func(event.Progress)) error {
@@ -155,6 +158,9 @@ func (s *Stack) do(ctx context.Context, step planner.Step, report func(event.Pro
 	case planner.Pull:
 		return s.pull(ctx, op, report)
 	case planner.CreateVolume:
+		if op.Shared {
+			return s.volumes().CreateDirectory(op.Name)
+		}
 		return s.volumes().Create(op.Name, op.Size)
 	case planner.RemoveVolume:
 		return s.volumes().Remove(op.Name)

@@ -24,9 +24,9 @@ const cpuPeriod = 100_000
 const openFiles = 1 << 20
 
 // runtimeSpec answers the OCI runtime-spec of an instance: the declaration over
-// what the image says. volumes are the IDs of its volumes' disks, by name, given
-// the mounts of its files.
-func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes map[string]string, given []specs.Mount) (*specs.Spec, error) {
+// what the image says. sources are those of its mounts of disks and
+// shares, by sourceKey, given the mounts of its files.
+func runtimeSpec(c spec.Container, img image.Config, hostname string, sources map[string]string, given []specs.Mount) (*specs.Spec, error) {
 	args := commandLine(c, img)
 	if len(args) == 0 {
 		return nil, errs.WithHint(errs.New(errs.InvalidArgument, "there is no command to run"),
@@ -50,7 +50,7 @@ func runtimeSpec(c spec.Container, img image.Config, hostname string, volumes ma
 			NoNewPrivileges: c.NoNewPrivileges,
 			Rlimits:         rlimits(c.Ulimits),
 		},
-		Mounts: mounts(c, volumes, given),
+		Mounts: mounts(c, sources, given),
 		Linux: &specs.Linux{
 			Sysctl:      c.Sysctls,
 			CgroupsPath: "/container/init",
@@ -177,12 +177,12 @@ func environment(c spec.Container, img image.Config) []string {
 
 // mounts answers the default mounts and the declared ones, parents first. A
 // declared mount takes a default's place.
-func mounts(c spec.Container, volumes map[string]string, given []specs.Mount) []specs.Mount {
+func mounts(c spec.Container, sources map[string]string, given []specs.Mount) []specs.Mount {
 	var own []specs.Mount
 	taken := map[string]bool{}
 	for _, m := range c.Mounts {
 		taken[m.Destination] = true
-		own = append(own, mount(m, volumes))
+		own = append(own, mount(m, sources))
 	}
 	all := slices.DeleteFunc(defaultMounts(), func(m specs.Mount) bool { return taken[m.Destination] })
 	for i, m := range all {
@@ -197,17 +197,17 @@ func mounts(c spec.Container, volumes map[string]string, given []specs.Mount) []
 
 func depth(path string) int { return strings.Count(strings.Trim(path, "/"), "/") }
 
-func mount(m spec.Mount, volumes map[string]string) specs.Mount {
+func mount(m spec.Mount, sources map[string]string) specs.Mount {
 	out := specs.Mount{Type: m.Type, Source: m.Source, Destination: m.Destination, Options: m.Options}
 	switch m.Type {
 	case "volume":
-		out.Type, out.Source = "bind", agentproto.VolumeScheme+volumes[m.Source]
+		out.Type, out.Source = "bind", sources[sourceKey(m)]
 		out.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "nocopy" })...)
 	case "block":
-		out.Type, out.Source = "bind", agentproto.VolumeScheme+volumes[m.Source]
+		out.Type, out.Source = "bind", sources[sourceKey(m)]
 		out.Options = append([]string{"rbind"}, m.Options...)
 	case "bind":
-		out.Source = agentproto.ShareScheme + volumes[shareKey(m)]
+		out.Source = sources[sourceKey(m)]
 		out.Options = append([]string{"rbind"}, m.Options...)
 	case "tmpfs":
 		out.Source = "tmpfs"

@@ -78,7 +78,7 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestMountOf(t *testing.T) {
-	ids := map[string]string{"data": "vol0", "logs": "vol1"}
+	ids := map[string]string{"data": "volume:vol0", "logs": "volume:vol1", "both": "share:share0", "read /src": "share:share1"}
 	for name, x := range map[string]struct {
 		in   spec.Mount
 		want specs.Mount
@@ -87,6 +87,10 @@ func TestMountOf(t *testing.T) {
 			specs.Mount{Type: "bind", Source: "volume:vol0", Destination: "/d", Options: []string{"rbind"}}},
 		"volume, read-only": {spec.Mount{Type: "volume", Source: "logs", Destination: "/l", Options: []string{"ro"}},
 			specs.Mount{Type: "bind", Source: "volume:vol1", Destination: "/l", Options: []string{"rbind", "ro"}}},
+		"volume that is a directory": {spec.Mount{Type: "volume", Source: "both", Destination: "/b", Options: []string{"nocopy"}},
+			specs.Mount{Type: "bind", Source: "share:share0", Destination: "/b", Options: []string{"rbind"}}},
+		"bind, read-only": {spec.Mount{Type: "bind", Source: "/src", Destination: "/s", Options: []string{"ro"}},
+			specs.Mount{Type: "bind", Source: "share:share1", Destination: "/s", Options: []string{"rbind", "ro"}}},
 		"tmpfs": {spec.Mount{Type: "tmpfs", Destination: "/t", Options: []string{"size=1m"}},
 			specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: "/t", Options: []string{"nosuid", "nodev", "size=1m"}}},
 		"another": {spec.Mount{Type: "debugfs", Destination: "/dbg", Options: []string{"ro"}},

@@ -18,6 +18,7 @@ type Volume struct {
 	state.Volume
 	Stack string `json:"stack,omitempty"` // whose it is; "": it is external
 	Path  string `json:"path"`
+	Why   string `json:"why"`             // it is of its kind
 	Users []User `json:"users,omitempty"` // instances that mount it, or may: their record cannot be read
 }
 
@@ -65,7 +66,13 @@ func (e *Engine) Volumes() ([]Volume, error) {
 			return nil, err
 		}
 		for _, v := range volumes {
-			v := Volume{Volume: v, Stack: stack, Path: of.Path(v.Name)}
+			v := Volume{Volume: v, Stack: stack, Path: of.Path(v.Name), Why: "one machine at a time writes to it, or any number read it"}
+			if v.Kind == state.Directory {
+				v.Path, v.Why = of.Directory(v.Name), "several instances mounted it when it was made, and one of them or more may write to it"
+				if stack == "" {
+					v.Why = "volume create was told that several instances write to it"
+				}
+			}
 			v.Users = users[v.Path]
 			for _, u := range mayUse {
 				if stack == "" || stack == u.Stack {
@@ -102,14 +109,20 @@ func (e *Engine) volumeUsers() (users map[string][]User, mayUse []User, err erro
 			for _, d := range rec.Volumes {
 				users[d.Path] = append(users[d.Path], u)
 			}
+			for _, h := range rec.Shares {
+				if h.Volume {
+					users[h.Path] = append(users[h.Path], u)
+				}
+			}
 		}
 	}
 	return users, mayUse, nil
 }
 
-// CreateVolume makes an external volume, of the usual size where size is 0. One that
-// is there is left as it is, and has to have the size that is asked for.
-func (e *Engine) CreateVolume(name string, size uint64) error {
+// CreateVolume makes an external volume: a disk, of the usual size where size is 0, or
+// a directory where it is shared. One that is there is left as it is, and has to be
+// what is asked for.
+func (e *Engine) CreateVolume(name string, size uint64, shared bool) error {
 	all, err := e.external().List()
 	if err != nil {
 		return err
@@ -126,9 +139,14 @@ func (e *Engine) CreateVolume(name string, size uint64) error {
 		switch {
 		case v.Name != name && strings.EqualFold(v.Name, name):
 			return errs.New(errs.AlreadyExists, "there is a volume %s, whose name differs only in the case of letters", v.Name)
+		case v.Name == name && shared != (v.Kind == state.Directory):
+			return errs.New(errs.AlreadyExists, "there is a volume %s, which is a %s", name, v.Kind)
 		case v.Name == name && size != 0 && int64(rounded) != v.Size:
 			return errs.New(errs.AlreadyExists, "there is a volume %s, of %s", name, humanize.IBytes(uint64(v.Size)))
 		}
+	}
+	if shared {
+		return e.external().CreateDirectory(name)
 	}
 	return e.external().Create(name, rounded)
 }

@@ -16,34 +16,23 @@ import (
 	"github.com/vzcompose/vzcompose/agentproto"
 )
 
+// Names in a volume.
+const (
+	volumeData = "data"     // what the container sees
+	newData    = "data.new" // a copy that is being made
+)
+
 // copyUp fills an empty volume with the files that the image has at the place
 // where it will be mounted. They are copied beside it and put in its place at
 // once, so that a machine that dies meanwhile leaves an empty volume.
 func (m *setup) copyUp(ctx context.Context, v agentproto.Volume) error {
 	at := filepath.Join(volumesDir, v.ID)
-	data, fresh := filepath.Join(at, "data"), filepath.Join(at, "data.new")
+	data, fresh := filepath.Join(at, volumeData), filepath.Join(at, newData)
 	if empty, err := isEmpty(data); err != nil || !empty {
 		return err
 	}
-	root, err := unix.Open(m.agent.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open the root: %w", err)
-	}
-	defer func() { _ = unix.Close(root) }()
-	from, err := inRoot{root}.open(v.CopyUp, unix.O_PATH|unix.O_DIRECTORY)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
-		return nil // the image has no such directory
-	}
-	if err != nil {
+	if found, err := m.copyImage(copier{ctx: ctx}, v.CopyUp, fresh); err != nil || !found {
 		return err
-	}
-	defer func() { _ = unix.Close(from) }()
-	if err := os.RemoveAll(fresh); err != nil {
-		return err
-	}
-	c := copier{ctx: ctx, linked: map[inode]string{}}
-	if err := c.tree(fdPath(from)+"/.", fresh); err != nil {
-		return errors.Join(fmt.Errorf("copy %s: %w", v.CopyUp, classed(err)), os.RemoveAll(fresh))
 	}
 	dir, err := os.Open(at)
 	if err != nil {
@@ -57,6 +46,32 @@ func (m *setup) copyUp(ctx context.Context, v agentproto.Volume) error {
 		return &fs.PathError{Op: "rename", Path: fresh, Err: err}
 	}
 	return nil
+}
+
+// copyImage copies a directory of the image to a new one by c; found is false where
+// the image has none.
+func (m *setup) copyImage(c copier, path, to string) (found bool, err error) {
+	root, err := unix.Open(m.agent.root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false, fmt.Errorf("open the root: %w", err)
+	}
+	defer func() { _ = unix.Close(root) }()
+	from, err := inRoot{root}.open(path, unix.O_PATH|unix.O_DIRECTORY)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = unix.Close(from) }()
+	if err := os.RemoveAll(to); err != nil {
+		return false, err
+	}
+	c.linked = map[inode]string{}
+	if err := c.tree(fdPath(from)+"/.", to); err != nil {
+		return false, errors.Join(fmt.Errorf("copy %s: %w", path, classed(err)), os.RemoveAll(to))
+	}
+	return true, nil
 }
 
 func isEmpty(dir string) (bool, error) {
@@ -78,6 +93,7 @@ type inode struct{ dev, ino uint64 }
 // attributes. Nothing runs that could change the tree meanwhile.
 type copier struct {
 	ctx    context.Context
+	shared bool             // to a share: it has no syncfs, and makes no devices
 	linked map[inode]string // by file with more names than one: its first copy
 }
 
@@ -123,6 +139,9 @@ func (c *copier) one(from, to string) error {
 	if kind == unix.S_IFDIR {
 		return c.tree(from, to)
 	}
+	if c.shared && (kind == unix.S_IFCHR || kind == unix.S_IFBLK) {
+		return nil
+	}
 	id := inode{st.Dev, st.Ino}
 	if st.Nlink > 1 {
 		if first, ok := c.linked[id]; ok {
@@ -133,7 +152,7 @@ func (c *copier) one(from, to string) error {
 	var err error
 	switch kind {
 	case unix.S_IFREG:
-		err = copyBytes(from, to)
+		err = c.bytes(from, to)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = os.Readlink(from); err == nil {
@@ -150,7 +169,7 @@ func (c *copier) one(from, to string) error {
 	return dress(from, to, &st)
 }
 
-func copyBytes(from, to string) (err error) {
+func (c *copier) bytes(from, to string) (err error) {
 	r, err := os.Open(from)
 	if err != nil {
 		return err
@@ -161,6 +180,9 @@ func copyBytes(from, to string) (err error) {
 		return err
 	}
 	_, err = io.Copy(w, r)
+	if err == nil && c.shared {
+		err = w.Sync()
+	}
 	return errors.Join(err, w.Close())
 }
 

@@ -216,6 +216,14 @@ func (m *setup) mountAll(ctx context.Context, lower, upper string) error {
 			return err
 		}
 	}
+	for _, h := range m.want.Shares {
+		if h.CopyUp == "" {
+			continue
+		}
+		if err := m.phase("copy to volume "+h.ID, func() error { return m.fillShared(whole, h) }); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -383,7 +391,7 @@ func (m *setup) mountVolume(ctx context.Context, v agentproto.Volume) error {
 	}
 	m.keep(at)
 	// The volume proper is a directory, so that lost+found is not seen.
-	data := filepath.Join(at, "data")
+	data := filepath.Join(at, volumeData)
 	err = os.Mkdir(data, 0o755)
 	if errors.Is(err, unix.EROFS) {
 		err = nil

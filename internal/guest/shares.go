@@ -34,6 +34,8 @@ func checkShares(all []agentproto.Share) error {
 			return errs.New(errs.InvalidArgument, "share %q is no ID or there twice", cutName(h.ID))
 		case len(h.File) > 255 || h.File == "." || h.File == ".." || strings.ContainsAny(h.File, "/\x00"):
 			return errs.New(errs.InvalidArgument, "share %q of the file %q", h.ID, cutName(h.File))
+		case h.Volume && h.File != "" || h.CopyUp != "" && (!h.Volume || h.ReadOnly || !absolute(h.CopyUp)):
+			return errs.New(errs.InvalidArgument, "share %q as a volume with the files of %.200q", h.ID, h.CopyUp)
 		}
 		seen[h.ID] = true
 	}
@@ -92,6 +94,10 @@ func (m *setup) mountShare(h agentproto.Share) error {
 		return fmt.Errorf("mount share %q: %w", h.ID, err)
 	}
 	m.keep(at)
-	m.place(agentproto.ShareScheme+h.ID, filepath.Join(at, h.File))
+	shown := h.File
+	if h.Volume {
+		shown = volumeData
+	}
+	m.place(agentproto.ShareScheme+h.ID, filepath.Join(at, shown))
 	return nil
 }

@@ -341,7 +341,7 @@ func (s *shim) machineConfig() *vmm.Config {
 		cfg.Disks = append(cfg.Disks, vmm.Disk{ID: v.ID, Path: v.Path, ReadOnly: v.ReadOnly})
 	}
 	for _, h := range i.Shares {
-		cfg.Shares = append(cfg.Shares, vmm.Share{ID: h.ID, Path: h.Path, ReadOnly: h.ReadOnly, Owners: home.Owners(), UID: h.UID, GID: h.GID})
+		cfg.Shares = append(cfg.Shares, vmm.Share{ID: h.ID, Path: h.Path, ReadOnly: h.ReadOnly, Owners: home.Owners(), UID: h.UID, GID: h.GID, Coherent: h.Volume})
 	}
 	return cfg
 }
@@ -385,7 +385,7 @@ func (s *shim) setUp(ctx context.Context, m vmm.Machine, agent *agentproto.Clien
 		set.Volumes = append(set.Volumes, agentproto.Volume{ID: v.ID, ReadOnly: v.ReadOnly, CopyUp: v.CopyUp, Type: v.Type})
 	}
 	for _, h := range s.inst.Shares {
-		set.Shares = append(set.Shares, agentproto.Share{ID: h.ID, ReadOnly: h.ReadOnly, File: h.File})
+		set.Shares = append(set.Shares, agentproto.Share{ID: h.ID, ReadOnly: h.ReadOnly, File: h.File, Volume: h.Volume, CopyUp: h.CopyUp})
 	}
 	if set.Files, err = s.files(); err != nil {
 		return nil, nil, err

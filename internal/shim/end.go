@@ -255,6 +255,9 @@ func (s *shim) end(m vmm.Machine, agent *agentproto.Client, grace time.Duration,
 		}
 	}
 	_ = s.signal(agent, agentproto.Signal{ID: agentproto.InitID, Signal: agentproto.SIGKILL, All: true})
+	if b, ok := vmm.As[vmm.LockBreaker](m); ok {
+		b.BreakLockWaits() // the kernel does not kill who waits for one
+	}
 	select {
 	case <-s.final:
 	case <-time.After(killLimit):

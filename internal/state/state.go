@@ -74,13 +74,20 @@ type Exit struct {
 	Requested bool `json:"requested,omitempty"`
 }
 
+// Kinds of volumes.
+const (
+	Disk      = "disk"      // one machine at a time has it, or any number read it
+	Directory = "directory" // of the host, which any number of machines share
+)
+
 // Volume is a volume that exists.
 type Volume struct {
 	Name string `json:"name"`
 	// Instance is whose it is, where it is one that the image asks for and nobody
 	// named; "": it is a named one.
 	Instance string `json:"instance,omitempty"`
-	Size     int64  `json:"size"` // bytes the guest sees
+	Kind     string `json:"kind"` // Disk or Directory
+	Size     int64  `json:"size"` // bytes the guest sees of a disk
 	// Least is the smallest size that may be declared to have one of Size; 0: Size.
 	Least int64 `json:"-"`
 }

@@ -87,7 +87,8 @@ type Seccomp struct {
 	Profile    json.RawMessage `json:"profile,omitempty"`
 }
 
-// Share is a folder or a file of the host that the machine sees.
+// Share is a folder or a file of the host, or a volume that is a directory, that the
+// machine sees.
 type Share struct {
 	ID       string `json:"id"`
 	Path     string `json:"path"`
@@ -96,6 +97,8 @@ type Share struct {
 	ReadOnly bool   `json:"read_only,omitempty"`
 	UID      uint32 `json:"uid,omitempty"` // whose the user's files are in the container
 	GID      uint32 `json:"gid,omitempty"`
+	Volume   bool   `json:"volume,omitempty"`  // it is a volume
+	CopyUp   string `json:"copy_up,omitempty"` // of a volume, as that of a Disk
 }
 
 // Device is a device of the machine that its container has too, at Path.

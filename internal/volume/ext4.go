@@ -1,8 +1,8 @@
 // Package volume makes the disks that a machine may write: an instance's
 // writable layer and a stack's named volumes. Each is a raw, sparse ext4 image,
 // made in a millisecond from a template of the few blocks that an empty
-// filesystem has: no mkfs is needed on the host or in the guest. A volume is a
-// disk and belongs to one machine at a time.
+// filesystem has: no mkfs is needed on the host or in the guest. A disk belongs to
+// one machine at a time; a volume with several writers is a directory of the host.
 package volume
 
 import (

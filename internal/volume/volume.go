@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vzcompose/vzcompose/internal/durable"
@@ -57,6 +58,9 @@ func (s *Store) Remove(name string) error {
 	if err := os.Remove(s.Path(name)); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("remove volume %s: %w", name, err)
 	}
+	if err := removeDirectory(s.Directory(name)); err != nil {
+		return fmt.Errorf("remove volume %s: %w", name, err)
+	}
 	_ = os.Remove(s.dir) // where it was the last
 	return nil
 }
@@ -72,8 +76,18 @@ func (s *Store) List() ([]state.Volume, error) {
 	}
 	var all []state.Volume
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok || strings.HasPrefix(name, ".") {
+		name, directory := strings.CutSuffix(e.Name(), dirSuffix)
+		if directory = directory && e.IsDir(); !directory {
+			var ok bool
+			if name, ok = strings.CutSuffix(e.Name(), suffix); !ok {
+				continue
+			}
+		}
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		if directory {
+			all = append(all, state.Volume{Name: name, Kind: state.Directory})
 			continue
 		}
 		info, err := e.Info()
@@ -87,7 +101,8 @@ func (s *Store) List() ([]state.Volume, error) {
 		if !anonymous {
 			owner = ""
 		}
-		all = append(all, state.Volume{Name: name, Instance: owner, Size: info.Size(), Least: least(info.Size())})
+		all = append(all, state.Volume{Name: name, Kind: state.Disk, Instance: owner, Size: info.Size(), Least: least(info.Size())})
 	}
+	slices.SortFunc(all, func(a, b state.Volume) int { return strings.Compare(a.Name, b.Name) }) // without the suffixes
 	return all, nil
 }

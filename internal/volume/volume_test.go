@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
+	"github.com/vzcompose/vzcompose/internal/state"
 )
 
 func TestEveryTemplateIsASoundFilesystemAndSparse(t *testing.T) {
@@ -83,5 +84,47 @@ func TestOwners(t *testing.T) {
 	all, err := s.List()
 	if err != nil || len(all) != 2 || all[0].Instance != "My.App-1" || all[1].Instance != "" {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// A directory is made whole, is told from a disk, and goes with what is in it,
+// whatever its permission bits.
+func TestDirectory(t *testing.T) {
+	s := New(filepath.Join(t.TempDir(), "shop"))
+	for range 2 { // what is there stays
+		if err := s.CreateDirectory("media"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Create("media.x", 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CreateDirectory("media.x"); !errs.Is(err, errs.AlreadyExists) {
+		t.Errorf("a disk became a directory: %v", err)
+	}
+	all, err := s.List()
+	if err != nil || len(all) != 2 || all[0].Name != "media" || all[0].Kind != state.Directory || all[1].Kind != state.Disk {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if !s.IsDirectory("media") || s.IsDirectory("media.x") {
+		t.Error("a disk and a directory are mixed up")
+	}
+	shut := filepath.Join(s.Directory("media"), "data", "shut")
+	if err := os.MkdirAll(filepath.Join(shut, "in", "it"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(shut, filepath.Join(shut, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(shut, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"media", "media.x"} {
+		if err := s.Remove(name); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := s.List(); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
 	}
 }

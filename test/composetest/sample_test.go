@@ -34,7 +34,6 @@ var kinds = []kind{
 	{"a secret or config that only the user has", true, regexp.MustCompile(`(secrets|configs)\..*(does not exist|no such file)`)},
 	{"the engine's socket", false, regexp.MustCompile(`docker\.sock|podman\.sock|engine's socket|engine whose socket`)},
 	{"build without an image", false, regexp.MustCompile(`\.build|images are not built|image is built|build`)},
-	{"a volume with several writers", false, regexp.MustCompile(`is already in service|would be in \d+ instances`)},
 	{"an external network", false, regexp.MustCompile(`external network`)},
 	{"the host's network", false, regexp.MustCompile(`on the host's network`)},
 	{"another service's network card", false, regexp.MustCompile(`share a network card`)},

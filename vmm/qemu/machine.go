@@ -23,6 +23,7 @@ import (
 	"github.com/vzcompose/vzcompose/internal/errs"
 	"github.com/vzcompose/vzcompose/internal/mux"
 	"github.com/vzcompose/vzcompose/vmm"
+	"github.com/vzcompose/vzcompose/vmm/qemu/share"
 	"github.com/vzcompose/vzcompose/vmm/qemu/vsock"
 )
 
@@ -49,8 +50,9 @@ type machine struct {
 	ports    [rootPorts]string // the disk or card in each
 	cards    []*os.File        // the host's ends; closed when the machine is gone
 
-	deviceNotes []string                 // of what is not served as it should be; mu
-	vsock       *vsock.Device            // nil: none
+	deviceNotes []string      // of what is not served as it should be; mu
+	vsock       *vsock.Device // nil: none
+	shares      []*share.Device
 	waiting     map[string]chan struct{} // for the guest to let go of a device
 
 	lasting  *os.File       // keeps the agent's port connected, where it must outlive port; may be nil
@@ -65,6 +67,8 @@ var (
 	_ vmm.Adopter  = (*machine)(nil)
 	_ vmm.Pauser   = (*machine)(nil)
 	_ vmm.Staller  = (*machine)(nil)
+
+	_ vmm.LockBreaker = (*machine)(nil)
 
 	_ vmm.Networker = (*machine)(nil)
 	_ vmm.Vsocker   = (*machine)(nil)

@@ -528,6 +528,10 @@ func FuzzRequest(f *testing.F) {
 	f.Add(uint32(opSetattr), uint64(2), setattr(fuse.FATTR_MODE, 0, 0o177777), false)
 	f.Add(uint32(opMknod), uint64(root), words(uint32(unix.S_IFBLK|0o666), uint32(0x103), uint32(0), uint32(0), "disk"), false)
 	f.Add(uint32(opSymlink), uint64(root), words("link", "../outside"), false)
+	for _, op := range []uint32{opGetlk, opSetlk, opSetlkw} {
+		f.Add(op, uint64(2), lk(1, 9, 0, toEnd, unix.F_WRLCK, 0), false)
+		f.Add(op, uint64(2), lk(1, 9, 5, 4, unix.F_RDLCK, fuse.FUSE_LK_FLOCK), true)
+	}
 	f.Fuzz(func(t *testing.T, op uint32, node uint64, payload []byte, readOnly bool) {
 		for _, o := range []Options{{}, remembering(t)} {
 			dir, outside := playground(t)
@@ -535,7 +539,9 @@ func FuzzRequest(f *testing.F) {
 			g := newGuest(t, o.at(dir))
 			file := g.mustLookup(root, "file")
 			g.mustLookup(root, "sub")
-			_, _ = g.call(opOpen, file, words(uint32(unix.O_RDONLY), uint32(0)))
+			fh := g.mustOpen(file, unix.O_RDONLY)
+			_ = g.lock(opSetlk, lk(fh, 1, 3, 5, unix.F_RDLCK, 0))
+			g.fs.locks.pause() // nobody would unlock what a request waits for
 			_, _ = g.call(op, node, payload)
 			untouched(t, outside)
 		}

@@ -66,6 +66,7 @@ func (d *Device) Forgets() error { return d.fs.forgets }
 // kernel sends one before all else; a hostile guest sends it when it likes. So it
 // is served alone.
 type protocol struct {
+	locks  *lockTable
 	alone  sync.RWMutex
 	server *fuse.ProtocolServer
 }
@@ -75,14 +76,18 @@ type protocol struct {
 // logger of the process, which nothing of ours uses.
 func newProtocol(fs *FS) *protocol {
 	log.SetOutput(io.Discard)
-	return &protocol{server: fuse.NewProtocolServer(fs, &fuse.MountOptions{MaxWrite: maxWrite, DisableXAttrs: true, Logger: log.New(io.Discard, "", 0)})}
+	return &protocol{locks: fs.locks, server: fuse.NewProtocolServer(fs, &fuse.MountOptions{MaxWrite: maxWrite, DisableXAttrs: true, EnableLocks: true,
+		Logger: log.New(io.Discard, "", 0)})}
 }
 
 func (p *protocol) handle(in, out []byte) (int, fuse.Status) {
 	const opInit, opDestroy = 26, 38 // include/uapi/linux/fuse.h
 	if op := binary.LittleEndian.Uint32(in[4:]); op == opInit || op == opDestroy {
+		p.locks.pause() // a request that waits would keep this one waiting
+		defer p.locks.resume()
 		p.alone.Lock()
 		defer p.alone.Unlock()
+		p.locks.clear() // they were of a kernel that is gone
 	} else {
 		p.alone.RLock()
 		defer p.alone.RUnlock()
@@ -94,6 +99,7 @@ func (p *protocol) handle(in, out []byte) (int, fuse.Status) {
 // lets go of the share before it returns.
 func (d *Device) Serve(c *net.UnixConn) error {
 	err := d.server.Serve(c)
+	d.fs.locks.pause() // for good: who waits for a lock would wait for another machine
 	d.work.Wait()
 	d.fs.Close()
 	return err
@@ -101,6 +107,9 @@ func (d *Device) Serve(c *net.UnixConn) error {
 
 // Close ends Serve.
 func (d *Device) Close() error { return d.server.Close() }
+
+// BreakLockWaits ends all waits for locks with EINTR, now and from now on.
+func (d *Device) BreakLockWaits() { d.fs.locks.pause() }
 
 // Queues, Features and Config are what the driver sees (VIRTIO 1.2, 5.11.2 and
 // 5.11.4).

@@ -31,5 +31,10 @@
 // default_permissions (fs/fuse/virtio_fs.c, virtio_fs_ctx_set_defaults): a check here
 // would be of IDs that a hostile guest makes up, and without its supplementary groups.
 //
-// Extended attributes are not offered. Locks are the guest kernel's own.
+// Extended attributes are not offered.
+//
+// # Locks
+//
+// A lock of the guest is one of the host's kernel (lockTable), so that it holds
+// between machines. What a guest has of them is bounded, and ends with its device.
 package share

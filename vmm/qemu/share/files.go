@@ -28,7 +28,7 @@ func (fs *FS) tell(n *node, out *fuse.AttrOut) fuse.Status {
 	if err != nil {
 		return fuse.ToStatus(err)
 	}
-	out.SetTimeout(validity)
+	out.SetTimeout(fs.validity)
 	fs.attributes(&st, &out.Attr)
 	return fuse.OK
 }
@@ -227,6 +227,7 @@ func (fs *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	if !code.Ok() {
 		return code
 	}
+	out.OpenFlags = fs.opened
 	out.Fh, code = fs.keep(&handle{f: f})
 	return code
 }
@@ -252,6 +253,7 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 			_ = f.Close() // nothing was written
 			return code
 		}
+		out.OpenFlags = fs.opened
 		out.Fh, code = fs.keep(&handle{f: f})
 		return code
 	case err != unix.EEXIST || in.Flags&unix.O_EXCL != 0:
@@ -287,12 +289,9 @@ func (fs *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, f
 		return 0, code
 	}
 	defer done()
-	n, err := unix.Pwrite(int(h.f.Fd()), data, int64(in.Offset))
+	n, err := write(h.f, in, data)
 	return uint32(max(n, 0)), fuse.ToStatus(err)
 }
-
-// Flush has nothing to do: writes are through.
-func (fs *FS) Flush(<-chan struct{}, *fuse.FlushIn) fuse.Status { return fuse.OK }
 
 // Fsync brings a file to the disk.
 func (fs *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
@@ -342,9 +341,6 @@ func (fs *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fus
 	out.Offset = uint64(at)
 	return fuse.ToStatus(err)
 }
-
-// Release closes a file.
-func (fs *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) { fs.release(in.Fh) }
 
 // StatFs answers how much room there is.
 func (fs *FS) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {

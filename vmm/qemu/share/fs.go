@@ -25,7 +25,7 @@ const (
 )
 
 // validity is how long the guest may believe a name or attributes without asking
-// again: what the host changes is seen after that.
+// again: what the host changes is seen after that. Of a coherent share it may not.
 const validity = time.Second
 
 // Options of a share.
@@ -41,6 +41,9 @@ type Options struct {
 	// UID and GID are whose files the user's own are in the guest, where this is not
 	// root.
 	UID, GID uint32
+	// Coherent shows at once what others change: the guest keeps no names, attributes
+	// and contents. A file cannot be mapped to be written then.
+	Coherent bool
 	// Of is how many shares the process serves, which part its descriptors among
 	// them; 0: one.
 	Of int
@@ -58,7 +61,10 @@ type FS struct {
 	user     fuse.Owner // whose that is in the guest, where squash
 	owners   *table     // what the guest has made of it, where squash
 	forgets  error      // why there is no table
+	validity time.Duration
+	opened   uint32 // flags of an answer to OPEN
 	limits   limits
+	locks    *lockTable
 
 	mu      sync.Mutex // guards the following
 	nodes   map[uint64]*node
@@ -93,7 +99,7 @@ type handle struct {
 }
 
 // limits are how many there may be of what holds a descriptor.
-type limits struct{ nodes, handles int }
+type limits struct{ nodes, handles, locks int }
 
 // New opens a share; errs.NotFound, errs.PermissionDenied.
 func New(o Options) (*FS, error) {
@@ -107,6 +113,10 @@ func New(o Options) (*FS, error) {
 	}
 	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: o.ReadOnly, squash: o.squash || os.Geteuid() != 0, limits: limitsOf(o.Of),
 		nodes: map[uint64]*node{}, byFile: map[fileID]*node{}, nextID: fuse.FUSE_ROOT_ID, handles: map[uint64]*handle{}}
+	fs.locks, fs.validity = newLockTable(fs.limits.locks), validity
+	if o.Coherent {
+		fs.validity, fs.opened = 0, fuse.FOPEN_DIRECT_IO
+	}
 	switch {
 	case fi.Mode().IsRegular():
 		path, fs.only = filepath.Dir(path), filepath.Base(path)
@@ -144,12 +154,12 @@ func classed(err error) error {
 }
 
 // limitsOf parts the process's descriptors among its shares: half are for nodes, an
-// eighth for handles, and the rest for all else.
+// eighth for handles and another for locks, and the rest for all else.
 func limitsOf(shares int) limits {
 	lim := unix.Rlimit{Cur: 1024}
 	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) // it stays what it is nearly everywhere
 	each := lim.Cur / uint64(max(shares, 1))
-	return limits{nodes: int(min(maxNodes, each/2)), handles: int(min(maxHandles, each/8))}
+	return limits{nodes: int(min(maxNodes, each/2)), handles: int(min(maxHandles, each/8)), locks: int(min(maxLocks, each/8))}
 }
 
 // Close lets go of everything. No request may be under way.
@@ -157,6 +167,7 @@ func (fs *FS) Close() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.closed = true
+	fs.locks.clear()
 	for _, n := range fs.nodes {
 		fs.closeLocked(n)
 	}
@@ -358,8 +369,8 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) fuse.Status {
 	}
 	n := fs.addLocked(fd, &st, out.Mode&unix.S_IFMT)
 	out.NodeId, out.Generation = n.id, 1
-	out.SetEntryTimeout(validity)
-	out.SetAttrTimeout(validity)
+	out.SetEntryTimeout(fs.validity)
+	out.SetAttrTimeout(fs.validity)
 	return fuse.OK
 }
 

@@ -136,7 +136,7 @@ func TestSharesPartTheDescriptors(t *testing.T) {
 	}
 	for _, of := range []int{0, 1, 2, 8} {
 		l := limitsOf(of)
-		if n := uint64((l.nodes + l.handles) * max(of, 1)); n > lim.Cur/8*5 {
+		if n := uint64((l.nodes + l.handles + l.locks) * max(of, 1)); n > lim.Cur/8*6 {
 			t.Errorf("%d shares may hold %d of %d descriptors", of, n, lim.Cur)
 		}
 	}
