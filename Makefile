@@ -67,8 +67,8 @@ conformance: ## docs/conformance.md, from the last e2e and e2e-booted
 
 .PHONY: e2e
 e2e: deps build ## end-to-end tests in real machines: restored ones; then booted ones, where they differ
-	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v ./test/e2e 2>&1 | test/summary.sh
-	VZCOMPOSE_COLD=1 VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 25m -v -run '^($(BOOTED))$$' ./test/e2e 2>&1 | test/summary.sh
+	VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 35m -v ./test/e2e 2>&1 | test/summary.sh
+	VZCOMPOSE_COLD=1 VZCOMPOSE_E2E=$(CACHE) go test -count=1 -timeout 35m -v -run '^($(BOOTED))$$' ./test/e2e 2>&1 | test/summary.sh
 
 # A machine that was booted differs from one that was restored in how it comes to
 # be (kernel, console, clock, disks, interfaces, shares, the first process), and

@@ -121,7 +121,7 @@ func Open(o Options) (*Home, error) {
 // LoadOptions say which stack is meant.
 type LoadOptions struct {
 	// Files are merged in order; none: vzcompose.yaml, or another of the known names,
-	// in Dir or a folder above it.
+	// in Dir or a folder above it. They may be Compose files.
 	Files []string
 	// Dir is where the search for a file starts, and where relative paths of Files
 	// start; "": the working directory, and the folder of the first file.
@@ -130,6 +130,11 @@ type LoadOptions struct {
 	Name string
 	// Profiles have the containers of a profile in the stack.
 	Profiles []string
+	// EnvFiles have the variables of the files, in place of .env beside the first; a
+	// later one goes before an earlier one.
+	EnvFiles []string
+	// PublishOffset is added to each port of the host that the files fix.
+	PublishOffset int
 }
 
 // Stack is a stack as its files declare it. Its methods may be called from several
@@ -145,7 +150,7 @@ type Stack struct {
 // Nothing is fetched or started.
 func (h *Home) Load(o LoadOptions) (*Stack, error) {
 	so := spec.Options{Files: o.Files, Dir: o.Dir, Name: o.Name, Profiles: o.Profiles, Platform: engine.Platform(), LookupEnv: h.lookup,
-		PublishAddress: h.home.Settings.PublishAddress}
+		EnvFiles: o.EnvFiles, PublishOffset: o.PublishOffset, PublishAddress: h.home.Settings.PublishAddress}
 	loaded, err := spec.Load(so)
 	if err != nil {
 		return nil, asFindings(err)

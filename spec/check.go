@@ -38,9 +38,6 @@ func (c *checker) containers() map[string]Container {
 	for name, d := range c.file.containers {
 		out := d.Container
 		out.Environment = c.environment(name, d)
-		if len(out.Labels) == 0 {
-			out.Labels = nil
-		}
 		if len(out.DependsOn) == 0 {
 			out.DependsOn = nil
 		}

@@ -88,6 +88,9 @@ func textMap(alone func(w *walker, key *node) (string, bool)) kind[map[string]st
 					out[name] = v
 				}
 			}
+			if len(out) == 0 {
+				return nil, true // as without the key
+			}
 			return out, true
 		},
 		merge: func(w *walker, base, over *node, at *trail) *node {

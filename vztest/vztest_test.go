@@ -1,6 +1,7 @@
 package vztest
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -69,6 +70,11 @@ func TestCleanup(t *testing.T) {
 	s := stackOf(r, home, web)
 	if len(r.cleanups) != 1 {
 		t.Fatalf("%d cleanups", len(r.cleanups))
+	}
+	// An up does not wait for what a container writes.
+	seen := errors.New("it is ready")
+	if err := s.Logs(t.Context(), vzcompose.LogOptions{Follow: true}, func(vzcompose.Line) error { return seen }); !errors.Is(err, seen) {
+		t.Fatal(err)
 	}
 	r.failed = true
 	r.cleanups[0]()

@@ -29,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if os.Args[0] == stageName {
+	if isStage {
 		stage()
 		os.Exit(1)
 	}

@@ -19,7 +19,7 @@ import (
 func Main(build string) {
 	born := time.Now()
 	switch {
-	case len(os.Args) > 0 && os.Args[0] == stageName:
+	case isStage:
 		stage()
 		os.Exit(1)
 	case os.Getpid() != 1:

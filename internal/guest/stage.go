@@ -5,6 +5,7 @@ package guest
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"runtime"
 
 	"golang.org/x/sys/unix"
@@ -14,6 +15,19 @@ import (
 
 // stageName is the argv[0] under which the agent's binary is the stage.
 const stageName = "vzinit"
+
+// isStage says whether this process is the stage. If it is, its main goroutine stays
+// on the first thread: the runtime keeps it there only while packages are
+// initialised (runtime.LockOSThread), and may have moved it when main is called.
+var isStage = keepFirstThread()
+
+func keepFirstThread() bool {
+	if len(os.Args) == 0 || os.Args[0] != stageName {
+		return false
+	}
+	runtime.LockOSThread()
+	return true
+}
 
 // stageReady is what the stage reports right before the execve. The end of the
 // report without it means that the stage died.
@@ -28,9 +42,10 @@ const fdSocket = 3
 // no orders; the process must end then.
 //
 // Namespaces, capabilities and the no-new-privileges bit belong to the thread,
-// so all of it happens on one, which then executes.
+// so all of it happens on one, which then executes. An init executes nothing: it
+// stays, with all its threads, and who joins its namespaces joins those of its first
+// thread. So that one it is.
 func stage() {
-	runtime.LockOSThread()
 	// Nothing beyond the streams reaches the process, whoever left it open.
 	if unix.CloseRange(fdSocket, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC) != nil { // before Linux 5.11
 		unix.CloseOnExec(fdSocket)
@@ -41,7 +56,9 @@ func stage() {
 	if err != nil {
 		return // there is nowhere to report to; the agent sees our end
 	}
-	err = h.carryOut()
+	if err = errs.New(errs.Internal, "the stage runs on another thread than its first"); unix.Gettid() == unix.Getpid() {
+		err = h.carryOut()
+	}
 	b, _ := json.Marshal(errs.ToWire(err)) // strings only
 	_, _ = unix.Write(h[slotReport], b)    // nobody else to tell
 }

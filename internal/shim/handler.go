@@ -61,11 +61,33 @@ func (h handler) Signal(ctx context.Context, p shimproto.Signal) (shimproto.Empt
 	}
 	sctx, cancel := limit(ctx, callLimit, "signal the process")
 	defer cancel()
-	if err := agent.Signal(sctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal}); err != nil {
+	before, _ := h.s.status.read()
+	err = agent.Signal(sctx, agentproto.Signal{ID: agentproto.InitID, Signal: p.Signal})
+	if errs.Is(err, errs.Unavailable) && h.ended(sctx, before) {
+		err = nil
+	}
+	if err != nil {
 		return shimproto.Empty{}, err
 	}
 	h.s.send(func() { h.s.enter("kill", map[string]string{"signal": agentproto.SignalName(p.Signal)}) })
 	return shimproto.Empty{}, nil
+}
+
+// ended waits until the status is another than before, and reports whether the
+// process has ended by then. The end that a signal brings about takes the machine
+// along, and its connection, which may come before the agent's reply.
+func (h handler) ended(ctx context.Context, before shimproto.Status) bool {
+	for {
+		st, changed := h.s.status.read()
+		if st.State != lifecycle.Started || st.Boots != before.Boots {
+			return st.Exit != nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // Exec starts another process in the container. It is the connection's that asked

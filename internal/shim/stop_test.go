@@ -287,3 +287,17 @@ func TestOnlyARunningInstanceIsTalkedTo(t *testing.T) {
 		}
 	}
 }
+
+// A signal that ends the process may end the machine before the agent has said that
+// it was delivered.
+func TestSignalWhoseReplyIsLost(t *testing.T) {
+	r := newRig(t, vmmfake.Options{Signal: func(ctx context.Context, s agentproto.Signal) {
+		if !s.All {
+			<-ctx.Done() // the connection's end
+		}
+	}}, "sleep", "infinity")
+	c, _, _ := r.started()
+	if err := c.Signal(t.Context(), agentproto.SIGKILL); err != nil {
+		t.Error(err)
+	}
+}

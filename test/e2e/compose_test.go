@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,15 +22,14 @@ func TestComposeProject(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	port := freePort(t)
-	t.Setenv("WEB_PORT", fmt.Sprint(port))
-	root := fmt.Sprintf("http://127.0.0.1:%d/", port)
 	up := func(visits string) {
 		t.Helper()
 		s.must("up", "-d")
 		if got, want := s.states(), "cache-1=running db-1=running shop_web=running visit-1=exited"; got != want {
 			t.Errorf("%s, not %s", got, want)
 		}
+		// The host chooses the port: whatever is free now may not be when web starts.
+		root := "http://" + strings.TrimSpace(s.must("port", "web", "80").out) + "/"
 		s.eventually("the page is there", func() bool {
 			got, err := page(root)
 			return err == nil && strings.Contains(got, "From a folder of the host.")

@@ -302,7 +302,7 @@ func (a *agent) process(id string) (*Process, error) {
 	return nil, errs.New(errs.NotFound, "no process %.80q", id)
 }
 
-func (a *agent) Signal(_ context.Context, s agentproto.Signal) (e agentproto.Empty, err error) {
+func (a *agent) Signal(ctx context.Context, s agentproto.Signal) (e agentproto.Empty, err error) {
 	p, err := a.process(s.ID)
 	if err != nil {
 		return e, err
@@ -314,6 +314,9 @@ func (a *agent) Signal(_ context.Context, s agentproto.Signal) (e agentproto.Emp
 		return e, errs.New(errs.FailedPrecondition, "process %s has ended", s.ID)
 	}
 	p.deliver(s.Signal)
+	if fn := a.m.driver.o.Signal; fn != nil {
+		fn(ctx, s)
+	}
 	if !s.All || s.ID != agentproto.InitID {
 		return e, nil
 	}

@@ -29,6 +29,8 @@ type Options struct {
 	Setup func(ctx context.Context, s agentproto.Setup) error
 	// Start runs before a process starts, which fails with its error.
 	Start func(ctx context.Context, s agentproto.Start) error
+	// Signal runs when a signal was delivered, before the agent says so.
+	Signal func(ctx context.Context, s agentproto.Signal)
 	// Adopt runs in Machine.Adopt, which fails with its error.
 	Adopt func(cfg *vmm.Config) error
 	// Pause runs in Machine.Pause, which fails with its error.
