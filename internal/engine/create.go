@@ -206,7 +206,9 @@ func (s *Stack) describe(ctx context.Context, t planner.Target, c spec.Container
 	if len(rec.Shares) > 0 {
 		who := userIn(rec.Root, rec.User)
 		for n := range rec.Shares {
-			rec.Shares[n].UID, rec.Shares[n].GID = who.UID, who.GID
+			if !rec.Shares[n].Volume { // which is no container's own
+				rec.Shares[n].UID, rec.Shares[n].GID = who.UID, who.GID
+			}
 		}
 	}
 	if rec.StopSignal, err = agentproto.ParseSignal(first(c.StopSignal, img.StopSignal, "SIGTERM")); err != nil {
