@@ -328,7 +328,7 @@ func below(keys *composeLevel) func(l *lowering, e entry, out *node) {
 	}
 }
 
-// each is a row of named mappings, or of a list of which some are mappings.
+// each is a row of named mappings, or of a list that has mappings in it.
 func each(keys *composeLevel, to string, list bool) func(l *lowering, e entry, out *node) {
 	return func(l *lowering, e entry, out *node) {
 		v := l.like(e.value, e.value.kind)

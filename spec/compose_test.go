@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// specification is Compose's own schema, of which the keys are read.
+// specification is Compose's own schema, as far as its keys go.
 type specification struct {
 	defs map[string]any
 	// seen keeps references from going round.
@@ -74,7 +74,7 @@ func (s *specification) walk(at string, schema any, open []string) {
 }
 
 // tableKeys walks the table of Compose's keys the same way. Whether a level is that of
-// a list or of names is told by its title.
+// a list or of names is said by its title.
 func tableKeys(v *composeLevel, at string, all map[string]bool) {
 	for i := range v.keys {
 		k := &v.keys[i]

@@ -159,7 +159,7 @@ func TestSwitchThatIsLost(t *testing.T) {
 	r.awaitEnd()
 }
 
-// What the switch is told of an instance follows from its record.
+// What the switch learns of an instance follows from its record.
 func TestJoinOf(t *testing.T) {
 	r := newRig(t, vmmfake.Options{}, "true")
 	r.onNetwork()

@@ -78,7 +78,7 @@ func (l line) expect(r io.Reader) error {
 	return nil
 }
 
-// results are what the shim answers, in the order of the calls.
+// results are what the shim returns, in the order of the calls.
 func results(t *testing.T, all []line) (r []string) {
 	t.Helper()
 	for _, l := range all {
@@ -227,13 +227,13 @@ func TestShimAgainstTheTranscript(t *testing.T) {
 	}
 }
 
-// player is a shim that answers as the transcript does.
+// player is a shim that replies as the transcript does.
 type player struct {
 	t              *testing.T
 	params, result string // of the call that comes next
 }
 
-// play checks what came, and returns what the transcript answers.
+// play checks what came, and returns the reply of the transcript.
 func play[R any](p *player, params any) (r R, err error) {
 	if b, err := json.Marshal(params); err != nil || string(b) != p.params {
 		p.t.Errorf("%v\n got %s\nwant %s", err, b, p.params)

@@ -166,7 +166,7 @@ func (d Database) GroupID(group string) (uint32, error) {
 	return gid, nil
 }
 
-// Home answers uid's home directory, or "".
+// Home returns the home directory of uid, or "".
 func (d Database) Home(uid uint32) (home string) {
 	parsePasswd(d.Passwd, func(e passwdEntry) bool {
 		if e.uid == uid {

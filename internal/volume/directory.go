@@ -53,7 +53,7 @@ func (s *Store) CreateDirectory(name string) (err error) {
 	return nil
 }
 
-// removeDirectory deletes a directory of which no machine has anything. A container
+// removeDirectory deletes a directory that no machine has. A container
 // may have left folders in which their owner may not write.
 func removeDirectory(path string) error {
 	err := os.RemoveAll(path)
