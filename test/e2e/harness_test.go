@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -100,8 +99,9 @@ type stack struct {
 	t    *testing.T
 	name string
 	dir  string
-	opts []string // before the command: what names the stack, where its folder does not
-	user *account // who runs the commands; nil: whoever runs the tests
+	// found: commands are run in the folder, and find the stack's files and its name.
+	found bool
+	user  *account // who runs the commands; nil: whoever runs the tests
 }
 
 // scenario makes a stack of the file; what is left of it at the end is taken
@@ -112,7 +112,6 @@ func scenario(t *testing.T, file string) *stack {
 		t.Skip("VZCOMPOSE_E2E is not set: no machines")
 	}
 	s := &stack{t: t, name: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())), dir: t.TempDir()}
-	s.opts = []string{"-n", s.name, "-f", filepath.Join(s.dir, "vzcompose.yaml")}
 	s.write(file)
 	s.cleanUp()
 	return s
@@ -125,7 +124,7 @@ func project(t *testing.T, name string) *stack {
 	if shared.cache == "" {
 		t.Skip("VZCOMPOSE_E2E is not set: no machines")
 	}
-	s := &stack{t: t, name: name, dir: t.TempDir()}
+	s := &stack{t: t, name: name, dir: t.TempDir(), found: true}
 	if err := os.CopyFS(s.dir, os.DirFS(filepath.Join("testdata", name))); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +167,10 @@ func (r result) String() string {
 func (r result) dump(t *testing.T) { t.Logf("%s", r) }
 
 func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, shared.program, slices.Concat(s.opts, args)...)
+	if !s.found {
+		args = append([]string{"-n", s.name, "-f", filepath.Join(s.dir, "vzcompose.yaml")}, args...)
+	}
+	cmd := exec.CommandContext(ctx, shared.program, args...)
 	cmd.Dir = s.dir
 	s.user.run(cmd)
 	return cmd

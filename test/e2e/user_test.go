@@ -37,7 +37,6 @@ func ordinary(t *testing.T, file string) *stack {
 	})
 	s := scenario(t, file)
 	s.dir, s.user = filepath.Join(dir, "project"), u
-	s.opts[len(s.opts)-1] = filepath.Join(s.dir, "vzcompose.yaml")
 	if err := os.Mkdir(s.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
