@@ -170,7 +170,11 @@ func (s *stack) command(ctx context.Context, args ...string) *exec.Cmd {
 	if !s.found {
 		args = append([]string{"-n", s.name, "-f", filepath.Join(s.dir, "vzcompose.yaml")}, args...)
 	}
-	cmd := exec.CommandContext(ctx, shared.program, args...)
+	program := shared.program
+	if s.user != nil {
+		program = s.user.program
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir = s.dir
 	s.user.run(cmd)
 	return cmd

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,8 +12,10 @@ import (
 
 // account is an ordinary user with a home folder of vzcompose's.
 type account struct {
-	id   uint32
-	home string
+	id      uint32
+	dir     string // the user's, with all that the user is given
+	home    string
+	program string
 }
 
 // ordinary makes a stack of a user who is not root: whoever runs the tests, or an ID
@@ -26,7 +30,7 @@ func ordinary(t *testing.T, file string) *stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := &account{id: nobodys, home: filepath.Join(dir, "home")}
+	u := &account{id: nobodys, dir: dir, home: filepath.Join(dir, "home"), program: filepath.Join(dir, "vzcompose")}
 	t.Cleanup(func() {
 		if err := leftovers(u.home); err != nil {
 			t.Error(err)
@@ -44,6 +48,8 @@ func ordinary(t *testing.T, file string) *stack {
 	if err := os.CopyFS(filepath.Join(u.home, "kernels"), os.DirFS(filepath.Join(shared.home, "kernels"))); err != nil {
 		t.Fatal(err)
 	}
+	// The folder that the tests are run in may be closed to others.
+	copyTo(t, shared.program, u.program)
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -99,5 +105,24 @@ func (s *stack) uid() uint32 {
 // have imports an image of the tests for the user.
 func (s *stack) have(tar, name string, args ...string) {
 	s.t.Helper()
-	s.must(append(append([]string{"image", "import"}, args...), filepath.Join(shared.cache, "images", tar+".tar"), name)...)
+	path := filepath.Join(shared.cache, "images", tar+".tar")
+	if s.user != nil {
+		own := filepath.Join(s.user.dir, tar+".tar")
+		copyTo(s.t, path, own)
+		defer os.Remove(own)
+		path = own
+	}
+	s.must(append(append([]string{"image", "import"}, args...), path, name)...)
+}
+
+// copyTo copies a file, for anybody to read and execute.
+func copyTo(t *testing.T, from, to string) {
+	t.Helper()
+	in := must(os.Open(from))
+	defer in.Close()
+	out := must(os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755))
+	_, err := io.Copy(out, in)
+	if err = errors.Join(err, out.Close(), os.Chmod(to, 0o755)); err != nil {
+		t.Fatal(err)
+	}
 }
