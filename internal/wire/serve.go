@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/vzcompose/vzcompose/internal/errs"
@@ -175,7 +176,9 @@ func (s *Server) serveCalls(ctx context.Context, f *framer) error {
 		if err == nil {
 			err = c.take(ctx, k, p)
 		}
-		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+		// A peer that leaves with something unread resets the connection (unix(7)): as
+		// one that has no use for the replies to calls that it gave up.
+		if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {

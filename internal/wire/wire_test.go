@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,6 +210,38 @@ func TestOneConnectionHasAtMost256CallsUnderWay(t *testing.T) {
 		if err = c.Call(t.Context(), "echo", "", nil); err != nil && !errs.Is(err, errs.ResourceExhausted) {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A peer may leave before it has read all replies: that is an end like another.
+func TestPeerThatLeavesRepliesUnread(t *testing.T) {
+	noneLeft(t)
+	near, far := pair(t)
+	s := &Server{Protocol: protocol, Version: 1, Methods: map[string]Method{"echo": echo()}}
+	ended := make(chan error, 1)
+	go func() { ended <- s.ServeConn(context.Background(), far) }()
+	f := newFramer(near)
+	if _, err := f.dial(Hello{Protocol: protocol, Version: 1, Purpose: Control}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.writeJSON(kindRequest, request{ID: 1, Method: "echo", Params: json.RawMessage(`"x"`)}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := near.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Read(func(fd uintptr) bool { // the reply is there, and stays there
+		_, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK)
+		return !errors.Is(err, syscall.EAGAIN)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := near.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("the server ended with %v", err)
 	}
 }
 
