@@ -148,7 +148,7 @@ type Share struct {
 	// Volume: it holds a volume that other machines may have too. What a mount binds
 	// is its directory "data".
 	Volume bool `json:"volume,omitempty"`
-	// CopyUp is that of a Volume. The first machine copies.
+	// CopyUp means the same as that of a Volume. Only the first machine copies.
 	CopyUp string `json:"copy_up,omitempty"`
 }
 
