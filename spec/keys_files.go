@@ -131,9 +131,7 @@ func given(what, dir string) kind[[]Given] {
 		if !w.list(n, at) {
 			return nil, false
 		}
-		var all []Given
-		var from []item
-		first := map[string]int{}
+		var all byPlace[Given]
 		for i, use := range n.items {
 			if use.kind == scalarNode && !use.null() {
 				use = &node{kind: mappingNode, place: use.place, path: use.path, entries: []entry{{&node{place: use.place, text: "source", quoted: true}, use}}}
@@ -142,19 +140,12 @@ func given(what, dir string) kind[[]Given] {
 			if !ok {
 				continue
 			}
-			j, used := first[g.Target]
-			switch {
-			case !used:
-				first[g.Target] = len(all)
-				all, from = append(all, g), append(from, item{use, i})
-			case use.compose(): // the later one holds
-				all[j], from[j] = g, item{use, i}
-			default:
-				w.error(use, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), from[j].index)
+			if by, taken := all.put(g.Target, g, item{use, i}); taken {
+				w.error(use, at.item(i), "", "%s is already the target of [%d]", quote(g.Target), by.index)
 			}
 		}
-		w.items[n] = from
-		return all, true
+		w.items[n] = all.from
+		return all.all, true
 	}
 	return k
 }

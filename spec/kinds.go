@@ -268,6 +268,32 @@ func list[V any](k kind[V]) kind[[]V] {
 	}
 }
 
+// byPlace collects the values of a list. Each has a place of its own.
+type byPlace[V any] struct {
+	all   []V
+	from  []item
+	first map[string]int // by place, the index in all
+}
+
+// put adds a value. Where the place is taken it returns the item that has it and
+// true; in a Compose file the later value replaces the earlier one.
+func (b *byPlace[V]) put(place string, v V, at item) (by item, taken bool) {
+	i, taken := b.first[place]
+	switch {
+	case !taken:
+		if b.first == nil {
+			b.first = map[string]int{}
+		}
+		b.first[place] = len(b.all)
+		b.all, b.from = append(b.all, v), append(b.from, at)
+		return item{}, false
+	case at.node.compose():
+		b.all[i], b.from[i] = v, at
+		return item{}, false
+	}
+	return b.from[i], true
+}
+
 func encodeAll[V any](k kind[V], all []V) []any {
 	out := []any{}
 	for _, v := range all {

@@ -74,28 +74,19 @@ func mounts() kind[[]Mount] {
 				return nil, false
 			}
 			long := longMounts(w, n, at)
-			var all []Mount
-			var from []item
-			first := map[string]int{}
+			var all byPlace[Mount]
 			for i, mount := range long.items {
 				m, ok := one.decode(w, mount, at.item(i))
 				if !ok {
 					continue
 				}
-				j, used := first[m.Destination]
-				switch {
-				case !used:
-					first[m.Destination] = len(all)
-					all, from = append(all, m), append(from, item{mount, i})
-				case mount.compose(): // the later one holds
-					all[j], from[j] = m, item{mount, i}
-				default:
+				if by, taken := all.put(m.Destination, m, item{mount, i}); taken {
 					w.error(mount.child("destination"), at.item(i), "", "%s is already the destination of mounts[%d] (line %d)",
-						quote(m.Destination), from[j].index, from[j].node.child("destination").line)
+						quote(m.Destination), by.index, by.node.child("destination").line)
 				}
 			}
-			w.items[n] = from
-			return all, true
+			w.items[n] = all.from
+			return all.all, true
 		},
 	}
 }
